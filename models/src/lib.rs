@@ -1,0 +1,1 @@
+//! mcedge: models.

@@ -425,6 +425,17 @@ impl Head {
     }
 }
 
+impl Head {
+    /// Mean and standard deviation of a regression's channels, `[size]` each, when the output is put back into
+    /// their units.
+    pub fn scale(&self) -> Option<(&[f32], &[f32])> {
+        match self {
+            Head::Regression { mean, std, .. } if !mean.is_empty() => Some((mean, std)),
+            _ => None,
+        }
+    }
+}
+
 impl Memory {
     /// The MLP memory's own part, for `dla` and `titans`.
     pub fn deep(&self) -> Option<&Deep> {
@@ -620,6 +631,10 @@ impl Caching {
         if self.aggregation == Aggregation::Sigmoid && !memory.is_recurrent() {
             let expected = "a memory of kind gru or lstm with it";
             return Err(value(format!("{at}.aggregation"), "sigmoid", expected));
+        }
+        if memory.is_recurrent() && self.aggregation.is_gated() && self.query == Query::Q {
+            let expected = format!("u: a memory of kind {} has no projection q", memory.kind());
+            return Err(value(format!("{at}.query"), "q", expected));
         }
         match self.segmentation {
             Segmentation::Constant { size: tokens } => size(&format!("{at}.segmentation.size"), tokens),

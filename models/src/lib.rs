@@ -2,12 +2,17 @@
 //!
 //! - [`spec`]: `config.json`, checked when it is parsed.
 //! - [`Weights`]: `model.safetensors`, checked against the spec.
+//! - [`reference`]: the model as its equations say it, in f64: what every other path is held against.
+//! - [`Golden`]: a recorded run, `golden.safetensors`.
 //! - [`contract`]: names, shapes and roles of a step graph's tensors, as they travel inside every `.onnx`.
 
 pub mod contract;
+mod golden;
+pub mod reference;
 pub mod spec;
 mod tensor;
 mod weights;
 
+pub use golden::{Golden, GoldenError, Samples};
 pub use tensor::{Tensor, write_safetensors};
 pub use weights::{Parameter, Weights, WeightsError, parameters};

@@ -1,0 +1,57 @@
+//! The reference against outputs that other code computed: the cases of `shared/oracle`, where they are at hand,
+//! or of the folder that `MCEDGE_ORACLE_CASES` names.
+
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use mcedge_models::{Golden, Weights, reference, spec::Spec};
+
+/// Largest error allowed, relative to max(1, |expected|): the files hold f32.
+const TOLERANCE: f64 = 2e-6;
+
+fn cases() -> Option<Vec<PathBuf>> {
+    let at_hand = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle/cases");
+    let folder = env::var_os("MCEDGE_ORACLE_CASES").map_or_else(at_hand, PathBuf::from);
+    let Ok(entries) = fs::read_dir(&folder) else {
+        println!("skipped: no oracle cases at {}", folder.display());
+        return None;
+    };
+    let mut cases: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    Some(cases)
+}
+
+fn load(case: &Path) -> (Spec, Weights) {
+    let spec = Spec::parse(&fs::read(case.join("config.json")).unwrap()).unwrap();
+    let weights =
+        Weights::from_safetensors(&fs::read(case.join("model.safetensors")).unwrap(), &spec).unwrap();
+    (spec, weights)
+}
+
+fn largest_error(found: &ndarray::Array2<f64>, expected: &ndarray::Array2<f32>) -> f64 {
+    assert_eq!(found.dim(), expected.dim());
+    let pairs = found.iter().zip(expected).map(|(&found, &expected)| (found, f64::from(expected)));
+    pairs.map(|(found, expected)| (found - expected).abs() / expected.abs().max(1.0)).fold(0.0, f64::max)
+}
+
+#[test]
+fn the_reference_agrees_with_the_oracle() {
+    let mut wrong = Vec::new();
+    for case in cases().unwrap_or_default() {
+        let name = case.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("pt-") {
+            continue;
+        }
+        let (spec, weights) = load(&case);
+        let golden = Golden::from_safetensors(&fs::read(case.join("golden.safetensors")).unwrap()).unwrap();
+        let output = reference::run(&spec, &weights, golden.input.stream(), None).unwrap();
+        let error = largest_error(&output, &golden.output);
+        println!("{name:24} largest error {error:.1e}");
+        if error.is_nan() || error > TOLERANCE {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "out of tolerance: {wrong:?}");
+}

@@ -370,6 +370,13 @@ impl MemoryFunction {
         let states = (0..self.tensors().len()).map(Role::State);
         std::iter::once(Role::Y).chain(states).collect()
     }
+
+    /// For each output, the index of the input that it has the shape of: y that of q, a present that of its past.
+    pub fn output_sources(&self) -> Vec<usize> {
+        let inputs = self.inputs();
+        let of = |role| inputs.iter().position(|input| *input == role);
+        self.outputs().iter().map(|output| of(*output).unwrap_or(0)).collect()
+    }
 }
 
 impl crate::spec::Deep {

@@ -8,6 +8,9 @@ use crate::backend::{Backend, Buffer, Cells, CellsMut, Element};
 use crate::cache::CheckpointCache;
 use crate::{Error, Model, Policy};
 
+#[cfg(test)]
+mod tests;
+
 /// One stream: state, checkpoint cache and position, over a backend.
 ///
 /// # Invariants

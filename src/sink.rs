@@ -13,6 +13,8 @@
 
 mod npy;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -70,7 +72,7 @@ pub enum Layout {
 }
 
 /// One record's results. The layout says which of them are written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Row<'a> {
     /// Number of the record, from 0.
     pub index: u64,

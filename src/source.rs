@@ -7,6 +7,8 @@ mod bytes;
 mod csv;
 mod jsonl;
 mod npy;
+#[cfg(test)]
+mod tests;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -419,7 +421,13 @@ fn list<S: AsRef<str>>(names: &[S]) -> String {
 
 /// Text for a message: short, and nothing in it that a terminal would obey.
 fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    let mut shown = String::new();
+    for char in text.chars().take(SHOWN) {
+        match char {
+            '"' | '\'' | '\\' => shown.push(char),
+            _ => shown.extend(char.escape_debug()),
+        }
+    }
     if text.chars().nth(SHOWN).is_some() {
         shown.push('…');
     }

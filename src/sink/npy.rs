@@ -50,3 +50,10 @@ impl Npy {
         header
     }
 }
+
+/// A run that fails leaves what was done so far.
+impl Drop for Npy {
+    fn drop(&mut self) {
+        let _ = self.flush();
+    }
+}

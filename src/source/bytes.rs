@@ -50,6 +50,8 @@ struct Live {
     read: usize,
     /// What came while asking whether anything had.
     next: Option<io::Result<Vec<u8>>>,
+    /// Nothing will come any more.
+    ended: bool,
     stop: Arc<AtomicBool>,
 }
 
@@ -170,12 +172,12 @@ impl Live {
                 }
             }
         })?;
-        Ok(Live { chunks, spare, chunk: Vec::new(), read: 0, next: None, stop })
+        Ok(Live { chunks, spare, chunk: Vec::new(), read: 0, next: None, ended: false, stop })
     }
 
     /// Whether a read would be answered at once, by bytes, the end or an error.
     fn has_come(&mut self) -> bool {
-        if self.read < self.chunk.len() || self.next.is_some() {
+        if self.read < self.chunk.len() || self.next.is_some() || self.ended {
             return true;
         }
         match self.chunks.try_recv() {
@@ -191,7 +193,7 @@ impl Live {
         if let Some(next) = self.next.take() {
             return next.map(Some);
         }
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.ended && !self.stop.load(Ordering::Relaxed) {
             match self.chunks.recv_timeout(POLL) {
                 Ok(next) => return next.map(Some),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -206,6 +208,7 @@ impl Read for Live {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.read == self.chunk.len() {
             let Some(chunk) = self.wait()? else { return Ok(0) };
+            self.ended = chunk.is_empty();
             // The thread may have ended already, and needs no spare then.
             let _ = self.spare.send(mem::replace(&mut self.chunk, chunk));
             self.read = 0;

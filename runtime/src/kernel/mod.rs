@@ -118,7 +118,7 @@ pub struct Run<'a, 'b> {
     /// Live slots, at most N. Slots beyond are never read.
     pub cache_length: usize,
     /// `[T, D]`: the answer; what it held does not matter.
-    pub y: &'a mut [f32],
+    pub y: &'b mut [f32],
 }
 
 /// A memory function for one stream at a time, with all memory it needs.

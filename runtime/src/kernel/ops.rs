@@ -1,7 +1,5 @@
 //! Loops over vectors and row-major matrices whose lengths need not be whole vectors.
 
-use std::array;
-
 use half::f16;
 
 use super::math;
@@ -35,34 +33,77 @@ impl Cell for f16 {
     }
 }
 
-/// The cells, fewer than a vector, with zeros after them.
-#[inline(always)]
+/// The cells, fewer than a vector, with zeros after them. Not inlined, because most sizes do without.
+#[inline(never)]
 fn padded<A: Cell>(cells: &[A]) -> [A; LANES] {
     let mut padded = [A::ZERO; LANES];
-    padded[..cells.len()].copy_from_slice(cells);
+    for (padded, cell) in padded.iter_mut().zip(cells) {
+        *padded = *cell;
+    }
     padded
+}
+
+/// A vector that rows are multiplied by, `[cols]`.
+///
+/// Where cols is no multiple of a vector, `last` holds what `full` leaves, with zeros around it, for the last
+/// [`LANES`] cells of a row: some of these have been multiplied already, and now count for nothing. Only rows
+/// shorter than that have to be padded.
+struct Multiplier<'a> {
+    cols: usize,
+    full: &'a [Lanes],
+    last: Option<Lanes>,
+}
+
+impl<'a> Multiplier<'a> {
+    #[inline(always)]
+    fn new(x: &'a [f32]) -> Self {
+        let (full, tail) = x.as_chunks::<LANES>();
+        Self {
+            cols: x.len(),
+            full,
+            last: if tail.is_empty() { None } else { Some(last_lanes(x, tail.len())) },
+        }
+    }
+}
+
+/// `Multiplier::last`; not inlined, as [`padded`].
+#[inline(never)]
+fn last_lanes(x: &[f32], tail: usize) -> Lanes {
+    let Some(last) = x.last_chunk::<LANES>() else { return padded(x) };
+    let mut last = *last;
+    last[..LANES - tail].fill(0.0);
+    last
 }
 
 /// `sums[r]` += the products of row r and x, lane by lane; `rows` is `[R, cols]`, `x` is `[cols]`.
 ///
 /// R chains of additions run side by side, and each vector of x is loaded once for R rows.
 #[inline(always)]
-fn add_products<S: Simd, A: Cell, const R: usize>(simd: S, rows: &[A], x: &[f32], sums: &mut [S::V; R]) {
-    let cols = x.len();
-    let (x_full, x_tail) = x.as_chunks::<LANES>();
-    let rows: [&[A]; R] = array::from_fn(|r| &rows[r * cols..][..cols]);
-    let full: [&[[A; LANES]]; R] = array::from_fn(|r| &rows[r].as_chunks::<LANES>().0[..x_full.len()]);
-    for (i, x) in x_full.iter().enumerate() {
+fn add_products<S: Simd, A: Cell, const R: usize>(
+    simd: S,
+    rows: &[A],
+    x: &Multiplier<'_>,
+    sums: &mut [S::V; R],
+) {
+    let mut full: [&[[A; LANES]]; R] = [&[]; R];
+    for (r, full) in full.iter_mut().enumerate() {
+        *full = &rows[r * x.cols..][..x.cols].as_chunks::<LANES>().0[..x.full.len()];
+    }
+    for (i, x) in x.full.iter().enumerate() {
         let x = simd.load(x);
-        for (sum, row) in sums.iter_mut().zip(full) {
+        for (sum, row) in sums.iter_mut().zip(&full) {
             *sum = simd.mul_add(A::load(simd, &row[i]), x, *sum);
         }
     }
-    if !x_tail.is_empty() {
-        let x = simd.load(&padded(x_tail));
-        for (sum, row) in sums.iter_mut().zip(rows) {
-            let tail = padded(&row[cols - x_tail.len()..]);
-            *sum = simd.mul_add(A::load(simd, &tail), x, *sum);
+    if let Some(last) = &x.last {
+        let last = simd.load(last);
+        for (r, sum) in sums.iter_mut().enumerate() {
+            let row = &rows[r * x.cols..][..x.cols];
+            let cells = match row.last_chunk::<LANES>() {
+                Some(cells) => A::load(simd, cells),
+                None => A::load(simd, &padded(row)),
+            };
+            *sum = simd.mul_add(cells, last, *sum);
         }
     }
 }
@@ -70,24 +111,30 @@ fn add_products<S: Simd, A: Cell, const R: usize>(simd: S, rows: &[A], x: &[f32]
 /// y = W x for W `[rows, cols]`, x `[cols]`, y `[rows]`.
 #[inline(always)]
 pub(super) fn matvec<S: Simd, A: Cell>(simd: S, w: &[A], x: &[f32], y: &mut [f32]) {
-    let cols = x.len();
-    let (w_blocks, w_rest) = w[..y.len() * cols].split_at(y.len() / LANES * LANES * cols);
-    let (y_blocks, y_rest) = y.as_chunks_mut::<LANES>();
-    for (rows, y) in w_blocks.chunks_exact(LANES * cols).zip(y_blocks) {
+    let x = Multiplier::new(x);
+    let (blocks, rest) = y.as_chunks_mut::<LANES>();
+    let mut w = w;
+    for y in blocks {
+        let (rows, below) = w.split_at(LANES * x.cols);
         let mut sums = [simd.splat(0.0); LANES];
-        add_products(simd, rows, x, &mut sums);
+        add_products(simd, rows, &x, &mut sums);
         simd.store(simd.sum_each(sums), y);
+        w = below;
     }
-    for (row, y) in w_rest.chunks_exact(cols).zip(y_rest) {
-        *y = dot(simd, row, x);
+    for y in rest {
+        let (row, below) = w.split_at(x.cols);
+        let mut sums = [simd.splat(0.0)];
+        add_products(simd, row, &x, &mut sums);
+        *y = simd.sum(sums[0]);
+        w = below;
     }
 }
 
 /// ⟨a, x⟩.
 #[inline(always)]
-pub(super) fn dot<S: Simd, A: Cell>(simd: S, a: &[A], x: &[f32]) -> f32 {
+pub(super) fn dot<S: Simd>(simd: S, a: &[f32], x: &[f32]) -> f32 {
     let mut sums = [simd.splat(0.0)];
-    add_products(simd, a, x, &mut sums);
+    add_products(simd, a, &Multiplier::new(x), &mut sums);
     simd.sum(sums[0])
 }
 
@@ -96,19 +143,28 @@ pub(super) fn dot<S: Simd, A: Cell>(simd: S, a: &[A], x: &[f32]) -> f32 {
 #[inline(always)]
 pub(super) fn add_matvec<S: Simd, A: Cell>(simd: S, w: &[A], x: &[f32], sums: &mut [Lanes]) {
     const ROWS: usize = 4;
-    let cols = x.len();
-    let (w_blocks, w_rest) = w[..sums.len() * cols].split_at(sums.len() / ROWS * ROWS * cols);
+    let x = Multiplier::new(x);
     let (blocks, rest) = sums.as_chunks_mut::<ROWS>();
-    for (rows, block) in w_blocks.chunks_exact(ROWS * cols).zip(blocks) {
-        add_rows::<S, A, ROWS>(simd, rows, x, block);
+    let mut w = w;
+    for block in blocks {
+        let (rows, below) = w.split_at(ROWS * x.cols);
+        add_rows(simd, rows, &x, block);
+        w = below;
     }
-    for (row, sum) in w_rest.chunks_exact(cols).zip(rest) {
-        add_rows::<S, A, 1>(simd, row, x, array::from_mut(sum));
+    for row_sum in rest.as_chunks_mut::<1>().0 {
+        let (row, below) = w.split_at(x.cols);
+        add_rows(simd, row, &x, row_sum);
+        w = below;
     }
 }
 
 #[inline(always)]
-fn add_rows<S: Simd, A: Cell, const R: usize>(simd: S, rows: &[A], x: &[f32], memory: &mut [Lanes; R]) {
+fn add_rows<S: Simd, A: Cell, const R: usize>(
+    simd: S,
+    rows: &[A],
+    x: &Multiplier<'_>,
+    memory: &mut [Lanes; R],
+) {
     let mut sums = [simd.splat(0.0); R];
     for (sum, lanes) in sums.iter_mut().zip(memory.iter()) {
         *sum = simd.load(lanes);
@@ -130,16 +186,18 @@ pub(super) fn add_lane_sums<S: Simd>(simd: S, sums: &[Lanes], y: &mut [f32]) {
 /// y += a x for x, y of one length.
 #[inline(always)]
 pub(super) fn add_scaled<S: Simd, A: Cell>(simd: S, a: f32, x: &[A], y: &mut [f32]) {
-    let a = simd.splat(a);
+    let lanes = simd.splat(a);
     let (x_full, x_tail) = x[..y.len()].as_chunks::<LANES>();
     let (y_full, y_tail) = y.as_chunks_mut::<LANES>();
     for (x, y) in x_full.iter().zip(y_full) {
-        simd.store(simd.mul_add(a, A::load(simd, x), simd.load(y)), y);
+        simd.store(simd.mul_add(lanes, A::load(simd, x), simd.load(y)), y);
     }
     if !y_tail.is_empty() {
-        let mut y = padded(y_tail);
-        simd.store(simd.mul_add(a, A::load(simd, &padded(x_tail)), simd.load(&y)), &mut y);
-        y_tail.copy_from_slice(&y[..y_tail.len()]);
+        let mut product = [0.0; LANES];
+        simd.store(simd.mul(lanes, A::load(simd, &padded(x_tail))), &mut product);
+        for (y, product) in y_tail.iter_mut().zip(product) {
+            *y += product;
+        }
     }
 }
 
@@ -196,15 +254,15 @@ pub(super) struct Step {
     pub(super) sign: f32,
 }
 
-/// What one step changes: a matrix `[rows, cols]`, a row of it, or vectors of a row.
-pub(super) struct Update<'a, T> {
+/// The parameters that a step changes, `[rows, cols]` each.
+pub(super) struct Update<'a> {
     /// Where w comes from; `None` is from `w` itself.
-    pub(super) w_past: Option<&'a [T]>,
-    pub(super) w: &'a mut [T],
+    pub(super) w_past: Option<&'a [f32]>,
+    pub(super) w: &'a mut [f32],
     /// As `w_past`, for `s`.
-    pub(super) s_past: Option<&'a [T]>,
+    pub(super) s_past: Option<&'a [f32]>,
     /// Absent without momentum.
-    pub(super) s: Option<&'a mut [T]>,
+    pub(super) s: Option<&'a mut [f32]>,
 }
 
 /// A step with the gradient `left rightᵀ` on a matrix `[rows, cols]`, for left `[rows]`, right `[cols]`; to `back`,
@@ -215,91 +273,81 @@ pub(super) fn step<S: Simd>(
     step: Step,
     left: &[f32],
     right: &[f32],
-    parameters: Update<'_, f32>,
-    mut back: Option<&mut [f32]>,
+    update: Update<'_>,
+    back: Option<&mut [f32]>,
 ) {
-    let Update { w_past, w, s_past, mut s } = parameters;
-    let cols = right.len();
-    for (i, &left) in left.iter().enumerate() {
-        let row = i * cols..(i + 1) * cols;
-        let row = Update {
-            w_past: w_past.map(|w| &w[row.clone()]),
-            w: &mut w[row.clone()],
-            s_past: s_past.map(|s| &s[row.clone()]),
-            s: s.as_deref_mut().map(|s| &mut s[row]),
-        };
-        step_row(simd, step, left, right, row, back.as_deref_mut());
+    match (update.w_past.is_some(), update.s.is_some()) {
+        (false, false) => step_rows::<S, false, false>(simd, step, left, right, update, back),
+        (false, true) => step_rows::<S, false, true>(simd, step, left, right, update, back),
+        (true, false) => step_rows::<S, true, false>(simd, step, left, right, update, back),
+        (true, true) => step_rows::<S, true, true>(simd, step, left, right, update, back),
     }
 }
 
+/// `PAST`: from the pasts, not in place. `MOMENTUM`: there is an s.
 #[inline(always)]
-fn step_row<S: Simd>(
+fn step_rows<S: Simd, const PAST: bool, const MOMENTUM: bool>(
+    simd: S,
+    step: Step,
+    left: &[f32],
+    right: &[f32],
+    update: Update<'_>,
+    mut back: Option<&mut [f32]>,
+) {
+    let cols = right.len();
+    let Update { w_past, w, s_past, s } = update;
+    let (w_past, s_past, s) = (w_past.unwrap_or_default(), s_past.unwrap_or_default(), s.unwrap_or_default());
+    for (i, &left) in left.iter().enumerate() {
+        let row = i * cols..(i + 1) * cols;
+        let row_if = |is_there: bool| if is_there { row.clone() } else { 0..0 };
+        let (w_past, w) = (&w_past[row_if(PAST)], &mut w[row.clone()]);
+        let (s_past, s) = (&s_past[row_if(PAST && MOMENTUM)], &mut s[row_if(MOMENTUM)]);
+        if let Some(back) = &mut back {
+            add_scaled(simd, left, if PAST { w_past } else { w }, back);
+        }
+        step_row::<S, PAST, MOMENTUM>(simd, step, left, right, w_past, w, s_past, s);
+    }
+}
+
+/// One row, `[cols]` each: s ← μ s + (rate · left) right, w ← α w + sign · s.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a row of each of the tensors of a step")]
+fn step_row<S: Simd, const PAST: bool, const MOMENTUM: bool>(
     simd: S,
     step: Step,
     left: f32,
     right: &[f32],
-    row: Update<'_, f32>,
-    back: Option<&mut [f32]>,
+    w_past: &[f32],
+    w: &mut [f32],
+    s_past: &[f32],
+    s: &mut [f32],
 ) {
-    let (right, right_tail) = right.as_chunks::<LANES>();
-    let (w_past, w_past_tail) = row.w_past.map(|w| w.as_chunks::<LANES>()).unzip();
-    let (w, w_tail) = row.w.as_chunks_mut::<LANES>();
-    let (s_past, s_past_tail) = row.s_past.map(|s| s.as_chunks::<LANES>()).unzip();
-    let (s, s_tail) = row.s.map(|s| s.as_chunks_mut::<LANES>()).unzip();
-    let (back, back_tail) = back.map(|back| back.as_chunks_mut::<LANES>()).unzip();
-    step_lanes(simd, step, left, right, Update { w_past, w, s_past, s }, back);
-    if right_tail.is_empty() {
-        return;
-    }
-
-    // The tail goes through vectors of its own, padded with zeros. What is only written is not read: it may never
-    // have been written before.
-    let right = [padded(right_tail)];
-    let (w_past, s_past) = (w_past_tail.map(|w| [padded(w)]), s_past_tail.map(|s| [padded(s)]));
-    let mut w = [if w_past.is_some() { [0.0; LANES] } else { padded(w_tail) }];
-    let mut s = s_tail.as_deref().map(|s| [if s_past.is_some() { [0.0; LANES] } else { padded(s) }]);
-    let mut back = back_tail.as_deref().map(|back| [padded(back)]);
-    let lanes = Update {
-        w_past: w_past.as_ref().map(|w| w.as_slice()),
-        w: &mut w,
-        s_past: s_past.as_ref().map(|s| s.as_slice()),
-        s: s.as_mut().map(|s| s.as_mut_slice()),
-    };
-    step_lanes(simd, step, left, &right, lanes, back.as_mut().map(|back| back.as_mut_slice()));
-    let tail = w_tail.len();
-    w_tail.copy_from_slice(&w[0][..tail]);
-    if let (Some(s_tail), Some(s)) = (s_tail, s) {
-        s_tail.copy_from_slice(&s[0][..tail]);
-    }
-    if let (Some(back_tail), Some(back)) = (back_tail, back) {
-        back_tail.copy_from_slice(&back[0][..tail]);
-    }
-}
-
-#[inline(always)]
-fn step_lanes<S: Simd>(
-    simd: S,
-    step: Step,
-    left: f32,
-    right: &[Lanes],
-    row: Update<'_, Lanes>,
-    mut back: Option<&mut [Lanes]>,
-) {
-    let Update { w_past, w, s_past, mut s } = row;
+    let rate = step.rate * left;
+    let tail = right.len() / LANES * LANES;
+    let right_lanes = right.as_chunks::<LANES>().0;
+    let vectors = right_lanes.len();
+    let w_past_lanes = if PAST { &w_past.as_chunks::<LANES>().0[..vectors] } else { &[] };
+    let s_past_lanes = if PAST && MOMENTUM { &s_past.as_chunks::<LANES>().0[..vectors] } else { &[] };
+    let w_lanes = &mut w.as_chunks_mut::<LANES>().0[..vectors];
+    let s_lanes = if MOMENTUM { &mut s.as_chunks_mut::<LANES>().0[..vectors] } else { &mut [] };
     let (retention, momentum) = (simd.splat(step.retention), simd.splat(step.momentum));
-    let (rate, sign) = (simd.splat(step.rate * left), simd.splat(step.sign));
-    let left = simd.splat(left);
-    for (i, right) in right.iter().enumerate() {
-        let old = simd.load(&w_past.unwrap_or(w)[i]);
-        if let Some(back) = &mut back {
-            simd.store(simd.mul_add(left, old, simd.load(&back[i])), &mut back[i]);
-        }
-        let mut change = simd.mul(rate, simd.load(right));
-        if let Some(s) = &mut s {
-            let old = simd.load(&s_past.unwrap_or(s)[i]);
+    let (rates, signs) = (simd.splat(rate), simd.splat(step.sign));
+    for i in 0..vectors {
+        let mut change = simd.mul(rates, simd.load(&right_lanes[i]));
+        if MOMENTUM {
+            let old = simd.load(if PAST { &s_past_lanes[i] } else { &s_lanes[i] });
             change = simd.mul_add(momentum, old, change);
-            simd.store(change, &mut s[i]);
+            simd.store(change, &mut s_lanes[i]);
         }
-        simd.store(simd.mul_add(sign, change, simd.mul(retention, old)), &mut w[i]);
+        let old = simd.load(if PAST { &w_past_lanes[i] } else { &w_lanes[i] });
+        simd.store(simd.mul_add(signs, change, simd.mul(retention, old)), &mut w_lanes[i]);
+    }
+    for i in tail..right.len() {
+        let mut change = rate * right[i];
+        if MOMENTUM {
+            change += step.momentum * if PAST { s_past[i] } else { s[i] };
+            s[i] = change;
+        }
+        w[i] = step.sign * change + step.retention * if PAST { w_past[i] } else { w[i] };
     }
 }

@@ -57,7 +57,8 @@ impl<T: Tensor> Parameters<'_, T> {
     /// b of a layer, `[rows]`.
     #[inline(always)]
     pub(super) fn bias(&self, layer: &Layer) -> Option<Cells<'_>> {
-        layer.bias.map(|bias| self.tensors[bias].cells().block(self.index, layer.rows))
+        let bias = layer.bias?;
+        Some(self.tensors[bias].cells().block(self.index, layer.rows))
     }
 
     /// y = W x + b.
@@ -82,7 +83,9 @@ impl<T: Tensor> Parameters<'_, T> {
                     (*y, *slope) = math::gelu_with_slope(*y);
                 }
             } else {
-                y.iter_mut().for_each(|y| *y = math::gelu(*y));
+                for y in y {
+                    *y = math::gelu(*y);
+                }
             }
         }
     }

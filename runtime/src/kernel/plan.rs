@@ -187,7 +187,9 @@ impl Plan {
             x.copy_from_slice(&source[part.clone()]);
             if self.normalize_qk {
                 let scale = 1.0 / ops::dot(simd, x, x).sqrt().max(1e-6);
-                x.iter_mut().for_each(|x| *x *= scale);
+                for x in x {
+                    *x *= scale;
+                }
             }
         }
     }

@@ -64,7 +64,10 @@ fn score<S: Simd>(
     token: usize,
 ) {
     let (dh, live) = (plan.head_size, plan.live(run));
-    let u = run.u.map_or(&*scratch.q, |u| &u[plan.part(head, token)]);
+    let u = match run.u {
+        Some(u) => &u[plan.part(head, token)],
+        None => &scratch.q,
+    };
     let scores = &mut scratch.weights[..=live];
     if live > 0 {
         let contexts = run.cache[scoring.cached_contexts].block(head, plan.capacity * dh);
@@ -73,13 +76,16 @@ fn score<S: Simd>(
     let context = &run.present[scoring.context][head * dh..][..dh];
     let tokens = if scoring.mean { run.segment_length + token + 1 } else { 1 };
     scores[live] = ops::dot(simd, context, u) / tokens as f32;
-    scores.iter_mut().for_each(|score| *score *= scoring.scale);
+    for score in scores {
+        *score *= scoring.scale;
+    }
 }
 
 /// Makes all scores but the `top_k` best −∞; of equal scores, the lower slot's is the better.
-#[inline(always)]
 fn drop_all_but(top_k: usize, scores: &mut [f32], slots: &mut [usize]) {
-    slots.iter_mut().enumerate().for_each(|(i, slot)| *slot = i);
+    for (i, slot) in slots.iter_mut().enumerate() {
+        *slot = i;
+    }
     let best_first = |&a: &usize, &b: &usize| -> Ordering { scores[b].total_cmp(&scores[a]).then(a.cmp(&b)) };
     slots.select_nth_unstable_by(top_k, best_first);
     for &slot in &slots[top_k..] {
@@ -150,6 +156,8 @@ fn add_to_soup<S: Simd, T: Tensor>(
 fn read_soup<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, y: &mut [f32]) {
     let mut soup = std::mem::take(&mut scratch.soup);
     add_answer(simd, plan, scratch, Parameters { tensors: &soup, index: 0 }, 1.0, y);
-    soup.iter_mut().for_each(|tensor| tensor.fill(0.0));
+    for tensor in &mut soup {
+        tensor.fill(0.0);
+    }
     scratch.soup = soup;
 }

@@ -99,7 +99,11 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> Self::V {
-        x.map(f16::to_f32)
+        let mut v = [0.0; LANES];
+        for (v, x) in v.iter_mut().zip(x) {
+            *v = widen(*x);
+        }
+        v
     }
 
     #[inline(always)]
@@ -133,6 +137,19 @@ impl Simd for Portable {
     fn sum(self, v: Self::V) -> f32 {
         ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]))
     }
+}
+
+/// As `f16::to_f32`, without branches, so that a loop over it becomes vector code.
+#[inline(always)]
+fn widen(x: f16) -> f32 {
+    /// 2 to the difference of the two types' exponent biases.
+    const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let bits = u32::from(x.to_bits());
+    let magnitude = bits & 0x7fff;
+    // The product is exact, for subnormal numbers as well; infinity and NaN alone need their own exponent.
+    let finite = f32::from_bits(magnitude << 13) * REBIAS;
+    let exponent = if magnitude >= 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(finite.to_bits() | exponent | (bits & 0x8000) << 16)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -319,6 +336,35 @@ mod arm {
         fn sum(self, v: Self::V) -> f32 {
             // SAFETY: the token proves NEON.
             unsafe { vaddvq_f32(vaddq_f32(v[0], v[1])) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Widen<'a> {
+        from: [f16; LANES],
+        to: &'a mut [f32; LANES],
+    }
+
+    impl Task for Widen<'_> {
+        fn run<S: Simd>(self, simd: S) {
+            simd.store(simd.load_f16(&self.from), self.to);
+        }
+    }
+
+    #[test]
+    fn every_f16_is_widened_exactly() {
+        for isa in Isa::available() {
+            for bits in 0..=u16::MAX {
+                let (x, mut widened) = (f16::from_bits(bits), [0.0; LANES]);
+                isa.run(Widen { from: [x; LANES], to: &mut widened });
+                let same =
+                    |found: &f32| found.to_bits() == x.to_f32().to_bits() || found.is_nan() && x.is_nan();
+                assert!(widened.iter().all(same), "{x} on {isa} is {widened:?}");
+            }
         }
     }
 }

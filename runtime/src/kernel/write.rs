@@ -52,14 +52,20 @@ fn output_error<S: Simd, T: Tensor>(
     let error = &mut scratch.error[..plan.head_size];
     match plan.error {
         Error::Value => error.copy_from_slice(value),
-        Error::Dot => error.iter_mut().zip(value).for_each(|(error, v)| *error = -v),
+        Error::Dot => {
+            for (error, v) in error.iter_mut().zip(value) {
+                *error = -v;
+            }
+        }
         Error::L2 => {
             let last = plan.layers.len() - 1;
             before.apply(simd, &plan.layers[last], &scratch.inputs[last], error);
             if plan.skip {
                 ops::add_scaled(simd, 1.0, &scratch.k, error);
             }
-            error.iter_mut().zip(value).for_each(|(error, v)| *error = 2.0 * (*error - v));
+            for (error, v) in error.iter_mut().zip(value) {
+                *error = 2.0 * (*error - v);
+            }
         }
     }
 }
@@ -86,7 +92,9 @@ fn step_layers<S: Simd>(
             ops::step(simd, plan.step, &[1.0], left, bias, None);
         }
         if j > 0 {
-            back.iter_mut().zip(&slopes[j]).for_each(|(back, slope)| *back *= slope);
+            for (back, slope) in back.iter_mut().zip(&slopes[j]) {
+                *back *= slope;
+            }
             mem::swap(error, error_back);
         }
     }
@@ -101,14 +109,18 @@ fn update<'s>(
     index: usize,
     head: usize,
     len: usize,
-) -> Update<'s, f32> {
+) -> Update<'s> {
     let part = head * len..(head + 1) * len;
-    let momentum = plan.parameters + index;
-    let (parameters, rest) = present.split_at_mut(plan.parameters);
-    Update {
-        w_past: past.map(|past| &past[index][part.clone()]),
-        w: &mut parameters[index][part.clone()],
-        s_past: past.filter(|_| plan.has_momentum).map(|past| &past[momentum][part.clone()]),
-        s: plan.has_momentum.then(|| &mut rest[index][part]),
+    let (parameters, momentum) = present.split_at_mut(plan.parameters);
+    let (mut w_past, mut s_past, mut s) = (None, None, None);
+    if let Some(past) = past {
+        w_past = Some(&past[index][part.clone()]);
     }
+    if plan.has_momentum {
+        if let Some(past) = past {
+            s_past = Some(&past[plan.parameters + index][part.clone()]);
+        }
+        s = Some(&mut momentum[index][part.clone()]);
+    }
+    Update { w_past, w: &mut parameters[index][part], s_past, s }
 }

@@ -3,7 +3,7 @@
 //! - [`spec`]: `config.json`, checked when it is parsed.
 //! - [`Weights`]: `model.safetensors`, checked against the spec.
 //! - [`Model::load`]: both, from a model directory or a training checkpoint (`.pt`), which is never executed.
-//! - [`reference`]: the model as its equations say it, in f64: what every other path is held against.
+//! - [`mod@reference`]: the model as its equations say it, in f64: what every other path is held against.
 //! - [`Golden`]: a recorded run, `golden.safetensors`.
 //! - [`contract`]: names, shapes and roles of a step graph's tensors, as they travel inside every `.onnx`.
 

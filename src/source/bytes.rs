@@ -121,14 +121,14 @@ impl Bytes {
         Ok(filled)
     }
 
-    /// Whether reading on would wait: the bytes at hand are not enough, and no others have come.
+    /// Whether reading on would wait: neither the bytes at hand are enough nor those that have come since.
     pub fn would_wait(&mut self, enough: impl Fn(&[u8]) -> bool) -> bool {
         if enough(self.reader.buffer()) {
             return false;
         }
         match &mut self.reader.get_mut().from {
             Origin::File(_) => false,
-            Origin::Live(live) => !live.has_come(),
+            Origin::Live(live) => !live.has_come(enough),
         }
     }
 }
@@ -175,17 +175,22 @@ impl Live {
         Ok(Live { chunks, spare, chunk: Vec::new(), read: 0, next: None, ended: false, stop })
     }
 
-    /// Whether a read would be answered at once, by bytes, the end or an error.
-    fn has_come(&mut self) -> bool {
-        if self.read < self.chunk.len() || self.next.is_some() || self.ended {
-            return true;
+    /// Whether enough has come, or the end, or an error.
+    fn has_come(&mut self, enough: impl Fn(&[u8]) -> bool) -> bool {
+        if self.read < self.chunk.len() {
+            return enough(&self.chunk[self.read..]);
         }
-        match self.chunks.try_recv() {
-            Ok(next) => self.next = Some(next),
-            Err(TryRecvError::Empty) => return false,
-            Err(TryRecvError::Disconnected) => {}
+        if self.next.is_none() && !self.ended {
+            match self.chunks.try_recv() {
+                Ok(next) => self.next = Some(next),
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => {}
+            }
         }
-        true
+        match &self.next {
+            Some(Ok(chunk)) => chunk.is_empty() || enough(chunk),
+            Some(Err(_)) | None => true,
+        }
     }
 
     /// The next chunk; none when the stream has ended or should.

@@ -107,6 +107,8 @@ fn samples_are_the_same_however_they_are_written() {
     check("x.csv", b"p,q,a,b\n-2.5,1,0,0\n4,3e-5,0,0\n", &named, &columns(&["q", "p"]));
     check("x.csv", b"0,1,0,-2.5\n0,3e-5,0,4\n", &named, &columns(&["2", "4"]));
     check("x.csv", b"1|-2.5\n3e-5|4\n", &named, &Options { delimiter: Some(b'|'), ..none.clone() });
+    check("x.csv", b"\"a;x;y\",b\n1,-2.5\n3e-5,4\n", &plain, &none);
+    check("x.csv", b"t,date\n1,-2.5\n3e-5,4\n", &features(&["t", "date"], 2), &none);
     check("x.csv", b"a,\"b\"\"\"\n1,-2.5\n3e-5,4\n", &plain, &columns(&["a", "b\""]));
     check("x.jsonl", b"{\"a\":1,\"b\":-2.5,\"c\":null}\n{\"b\":4,\"a\":3e-5}\n", &named, &none);
     check("x.txt", b"{\"u\":1,\"v\":-2.5}\n{\"u\":3e-5,\"v\":4}\n", &plain, &columns(&["u", "v"]));
@@ -136,6 +138,7 @@ fn a_time_column_is_found_or_named() {
         check("x.jsonl", "{\"features\":[1,2],\"time\":\"now\"}", input, None, "now");
         check("x.jsonl", "{\"features\":[1,2],\"at\":7}", input, Some("at"), "7");
     }
+    check("x.csv", "time,0,1\n5,1,2\n", &plain, None, "5");
     check("x.csv", "time,a,time_s,b\n0,1,9,2\n", &named, Some("time_s"), "9");
     check("x.jsonl", "{\"ts\":1.5,\"a\":1,\"b\":2}", &named, None, "1.5");
     check("x.csv", "ts,t,date\n12:00,1,2\n", &features(&["t", "date"], 2), None, "12:00");
@@ -151,6 +154,7 @@ fn channels_have_names() {
     check("x.csv", "p,q\n1,2\n", &features(&[], 2), &none, &["p", "q"]);
     check("x.csv", "p,q\n1,2\n", &features(&[], 1), &columns(&["q"]), &["q"]);
     check("x.csv", "p,q\n1,2\n", &features(&["a"], 1), &columns(&["q"]), &["a"]);
+    check("x.csv", "p,q;r\n1,2\n", &features(&[], 2), &none, &["p", "q;r"]);
     check("x.csv", "1,2\n", &features(&["a", "b"], 2), &none, &["a", "b"]);
     check("x.csv", "1,2\n", &features(&[], 2), &none, &["x0", "x1"]);
     check("x.jsonl", "[1,2]\n", &features(&[], 2), &none, &["x0", "x1"]);
@@ -314,11 +318,13 @@ fn input_that_cannot_be_used_says_why() {
     check("x.npy", b"\x93NUMPY\x02\0\xFF\xFF\xFF\xFF", ab, &none, "has an .npy header of 4294967295 bytes");
     check("x.npy", b"\x93NUMPY\x01\0\x20\0{", ab, &none, "ends inside its .npy header");
     let header = |header: &str, expected: &str| {
-        check("x.npy", &npy_of(header, data), ab, &none, &format!("its .npy header is {header}: {expected}"));
+        check("x.npy", &npy_of(header, data), ab, &none, &format!("its .npy header: {expected}"));
     };
     header("{}", "has no `descr`");
     header("{'descr': '>f4'}", "has elements \">f4\", expected <f4, <f8, <i4, <i8 or |u1");
     header("{'descr': [('a', 7)]}", "has records, expected plain numbers");
+    let fortran = "is in Fortran order: save it with np.ascontiguousarray";
+    header("{'descr': '<f4', 'shape': (2, 2), 'fortran_order': True}", fortran);
     header("{'descr': '<f4'}", "has no `shape`");
     header("{'descr': '<f4', 'shape': 7}", "has no shape");
     header(
@@ -411,7 +417,10 @@ fn a_line_of_a_stream_is_delivered_as_soon_as_it_is_complete() {
     assert!(!source.would_wait());
     assert_eq!(next(&mut source), Some(vec![1.0, 2.0]));
     assert!(source.would_wait(), "for the rest of a line");
-    writer.write_all(b",4\n5,6\n7").unwrap();
+    writer.write_all(b",").unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(source.would_wait(), "for the rest of a line that goes on");
+    writer.write_all(b"4\n5,6\n7").unwrap();
     assert_eq!(next(&mut source), Some(vec![3.0, 4.0]));
     assert_eq!(next(&mut source), Some(vec![5.0, 6.0]));
     assert!(source.would_wait());

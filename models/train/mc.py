@@ -38,6 +38,14 @@ def norm_of(kind, size):
     return {"layer_norm": lambda d: nn.LayerNorm(d, eps=1e-5), "rms_norm": RmsNorm}[kind](size)
 
 
+def gate(width, bias):
+    """sigmoid(W x + b), one value per head, started at the given b whatever the input."""
+    linear = nn.Linear(width, len(bias))
+    nn.init.zeros_(linear.weight)
+    linear.bias.data.copy_(bias)
+    return linear
+
+
 # ---------------------------------------------------------------------------------------------------- memories
 # A memory has `start(B)`, the state at a stream's beginning; `write(state, k, v, q, x)`, which goes through a
 # stretch of one segment and returns the online read of every token, the final state, and (for `soup`) the
@@ -104,14 +112,11 @@ class DeepMemory(nn.Module):
             if config.get("bias", False):
                 setattr(self.init, f"b{j}", nn.Parameter(torch.zeros(heads, o)))
         self.step_name = {"titans": "theta", "dla": "eta"}[config["kind"]]
+        # Heads start at different speeds, from a memory of a few tokens to one of hundreds.
         if config["step_size"] == "input":
-            setattr(self, self.step_name, nn.Linear(model_width, heads))
-            nn.init.zeros_(getattr(self, self.step_name).weight)
-            nn.init.constant_(getattr(self, self.step_name).bias, -3.0)
+            setattr(self, self.step_name, gate(model_width, torch.linspace(-4.0, -1.0, heads)))
         if config.get("retention", 1.0) == "input":
-            self.alpha = nn.Linear(model_width, heads)
-            nn.init.zeros_(self.alpha.weight)
-            nn.init.constant_(self.alpha.bias, 4.6)
+            self.alpha = gate(model_width, torch.linspace(5.5, 3.0, heads))
 
     def names(self):
         kinds = "wb" if self.config.get("bias", False) else "w"
@@ -355,6 +360,12 @@ def stream(model, x, capacity=64, stretch=256):
         y, state = model(piece[None], state, capacity)
         out.append(y[0])
     return torch.cat(out)
+
+
+def detached(state):
+    """The same state with no gradient behind it: the next window goes on from here."""
+    cut = lambda a: a.detach() if torch.is_tensor(a) else [cut(b) for b in a] if isinstance(a, list) else a
+    return [{name: cut(value) for name, value in block.items()} for block in state]
 
 
 def parameters(model):

@@ -18,14 +18,18 @@ def loss_of(y, target):
     return (y - target).square().mean((0, 1)).add(1e-9).log().mean()
 
 
-def linear_path(model, series):
-    """Starts input and head so that the residual path alone forecasts x · (lag-1 autocorrelation)."""
-    z = (series - model.input_mean) / model.input_std
+def lag1_of(series):
+    """Autocorrelation of every channel at one sample, [C]: near 1 where levels wander, near 0 for noise."""
+    z = series - series.mean(0)
+    return ((z[1:] * z[:-1]).mean(0) / z.square().mean(0).clamp_min(1e-12)).clamp(0, 1)
+
+
+def linear_path(model, lag1):
+    """Starts input and head so that the residual path alone forecasts each channel's x · lag1."""
     with torch.no_grad():
         basis = torch.linalg.qr(torch.randn(model.input.weight.shape)).Q  # [D, F], orthonormal columns
-        lag1 = (z[1:] * z[:-1]).mean(0) / z.square().mean(0)
         model.input.weight.copy_(basis)
-        model.head.weight.copy_(basis.T * lag1.clamp(0, 1).unsqueeze(1))
+        model.head.weight.copy_(basis.T * lag1.unsqueeze(1))
         model.input.bias.zero_()
         model.head.bias.zero_()
         for block in model.blocks:
@@ -40,14 +44,20 @@ def errors(model, series, start, capacity=64):
     return ((y[:-1] - series[1:]) / model.std)[start - 1:].numpy().astype(np.float64)
 
 
-def train(config, series, validation_from, *, seed, steps, window=128, streams=32, rate=4e-3, decay=0.02,
-          capacity=64, episodes=(1, 2, 4, 8, 16), every=100, log=print):
-    """Returns the model with the lowest validation loss, which is over `series[validation_from:]`, streamed."""
+def train(config, series, validation_from, *, seed, steps, window=64, streams=32, rate=4e-3, decay=0.02,
+          capacity=64, episodes=(1, 2, 4, 8, 16), wander=1.5, start=None, every=100,
+          log=print):
+    """Returns the model with the lowest validation loss, which is over `series[validation_from:]`, streamed.
+
+    `start` holds weights to go on from; what it lacks starts afresh.
+    """
     torch.manual_seed(seed)
     pick = np.random.default_rng(seed)
     model = mc.Model(config)
     known = series[:validation_from]
-    linear_path(model, known)
+    lag1 = lag1_of(known)
+    linear_path(model, lag1)
+    model.load_state_dict(start or {}, strict=False)
     heavy = [p for n, p in model.named_parameters() if p.dim() > 1 and ".memory." not in n]
     light = [p for n, p in model.named_parameters() if p.dim() <= 1 or ".memory." in n]
     optimiser = torch.optim.AdamW([{"params": heavy, "weight_decay": decay}, {"params": light, "weight_decay": 0.0}],
@@ -57,14 +67,18 @@ def train(config, series, validation_from, *, seed, steps, window=128, streams=3
     for step in range(1, steps + 1):
         if left == 0:
             left, state = int(pick.choice(episodes)), None
+            offset = torch.randn(streams, 1, known.shape[1]) * wander * lag1 * model.std
             at = torch.from_numpy(pick.integers(0, len(known) - left * window, streams))
-        x = known[at[:, None] + torch.arange(window + 1)]
+        x = known[at[:, None] + torch.arange(window + 1)] + offset
         y, state = model(x[:, :-1], state, capacity, standard=True)
         loss = loss_of(y, ((x[:, 1:] - model.mean) / model.std))
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        # A deep memory pushed past its stable rate overflows; such a step teaches nothing, and the streams restart.
+        sane = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite()
+        left = left if sane else 1
+        if sane:
+            optimiser.step()
         schedule.step()
         state, at, left = mc.detached(state), at + window, left - 1
         if step % every == 0 or step == steps:

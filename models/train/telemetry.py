@@ -45,6 +45,7 @@ def config_of(names, series, memory, aggregation):
                "init": "restart" if memory == "linear" else "continue"}
     if aggregation == "ssc":
         caching["top_k"] = 4
+        caching["temperature"] = 0.25
     return {
         "format": "mcedge/1",
         "name": f"host-telemetry-{memory}-{aggregation}",
@@ -60,13 +61,14 @@ def config_of(names, series, memory, aggregation):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--memory", choices=["titans", "dla", "linear"], default="titans")
-    options.add_argument("--aggregation", choices=["grm", "ssc", "residual", "soup", "mean"], default="grm")
+    options.add_argument("--memory", choices=["titans", "dla", "linear"], default="linear")
+    options.add_argument("--aggregation", choices=["grm", "ssc", "residual", "soup", "mean"], default="ssc")
     options.add_argument("--recording", type=pathlib.Path, help="default: recording.csv in --out")
     options.add_argument("--out", type=pathlib.Path)
-    options.add_argument("--steps", type=int, default=1000)
+    options.add_argument("--steps", type=int, default=900)
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--measure", action="store_true", help="train nothing; measure the model in --out")
+    options.add_argument("--twin", type=pathlib.Path, help="where to keep the model without a cache, too")
+    options.add_argument("--measure", action="store_true", help="train nothing; measure --out (and --twin)")
     options = options.parse_args()
     torch.set_num_threads(1)
     name = f"host-telemetry-{options.memory}-{options.aggregation}"
@@ -75,11 +77,14 @@ def main():
     held_out = int((times_s < HELD_OUT_FROM_S).sum())
     if options.measure:
         models = {name: mc.load(out)}
+        models |= {"no cache": mc.load(options.twin)} if options.twin else {}
     else:
         config = config_of(names, series[:held_out], options.memory, options.aggregation)
         cached, alone = forecast.train_pair(config, series[:held_out], int(held_out * 0.8), seed=options.seed,
-                                            steps=options.steps)
+                                            steps=options.steps, rate=6e-3, wander=0.0)
         mc.save(out, config, cached)
+        if options.twin:
+            mc.save(options.twin, alone.config, alone)
         models = {name: cached, "no cache": alone}
     print(f"\n{mc.parameters(models[name])} parameters, torch {torch.__version__}, "
           f"{len(series) - held_out} samples held out\n")

@@ -53,7 +53,11 @@ impl Backend for Sum {
 
     fn zeros(&self, element: Element, shape: &[usize]) -> Result<Plain, Error> {
         let elements = shape.iter().product();
-        Ok(if element == Element::I64 { Plain::I64(vec![0; elements]) } else { Plain::F32(vec![0.0; elements]) })
+        Ok(if element == Element::I64 {
+            Plain::I64(vec![0; elements])
+        } else {
+            Plain::F32(vec![0.0; elements])
+        })
     }
 
     fn run<'a>(

@@ -60,7 +60,7 @@ impl Stream {
         let on_cpu = placement.device == DeviceArg::Cpu;
         match backend {
             BackendArg::Tract if !on_cpu => {
-                bail!("--backend tract runs on the CPU, not on {:?}", placement.device)
+                bail!("--backend tract runs on the CPU alone, expected --device cpu")
             }
             BackendArg::Tract if placement.plain => {
                 bail!("--plain is for --backend ort: tract needs the kernels")

@@ -39,7 +39,7 @@ pub enum Error {
     #[error(transparent)]
     Contract(#[from] ContractError),
     /// The reference does not run the model.
-    #[error("the golden run: {0}")]
+    #[error("cannot make the golden run")]
     Reference(#[from] ReferenceError),
     /// The golden run has nothing to record: the model diverges at once.
     #[error("the golden run: the model's first token gives {found}, expected activations within 1e6")]
@@ -48,7 +48,7 @@ pub enum Error {
         found: f32,
     },
     /// The golden run cannot be written.
-    #[error("golden.safetensors: {0}")]
+    #[error("cannot write golden.safetensors")]
     Golden(#[from] GoldenError),
     /// The initial state cannot be written.
     #[error("initial_state.safetensors: {0}")]

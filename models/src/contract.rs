@@ -20,7 +20,7 @@ const MAX_ELEMENTS: usize = 1 << 29;
 #[non_exhaustive]
 pub enum ContractError {
     /// Not an ONNX file.
-    #[error("not an ONNX model: {0}")]
+    #[error("not an ONNX model")]
     Onnx(#[from] prost::DecodeError),
     /// An ONNX file of somebody else's.
     #[error("the ONNX model has no `{METADATA_KEY}` in its metadata: export it with `mcedge export`")]
@@ -32,10 +32,10 @@ pub enum ContractError {
         found: String,
     },
     /// Not the JSON of a contract.
-    #[error("the contract does not parse: {0}")]
+    #[error("the contract does not parse")]
     Json(#[from] serde_json::Error),
     /// A block whose memory function cannot be.
-    #[error("the contract's block: {0}")]
+    #[error("the contract has a memory function that cannot be")]
     Block(#[from] SpecError),
     /// A block whose memory function this version does not know.
     #[error("the contract's block {block} needs {feature}, which this version of mcedge does not run")]

@@ -9,7 +9,7 @@ use mcedge_models::contract::ContractError;
 #[non_exhaustive]
 pub enum Error {
     /// A file of the bundle cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -17,7 +17,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The graph's contract does not stand.
-    #[error("{path}: {source}")]
+    #[error("{path} is not a graph that this version of mcedge runs")]
     Contract {
         /// The graph's file.
         path: PathBuf,

@@ -116,7 +116,7 @@ def train_pair(config, series, validation_from, **options):
     models = []
     for name, c in configs.items():
         models.append(mc.Model(c))
-        models[-1].load_state_dict({k: v for k, v in states[name].items()})
+        models[-1].load_state_dict(states[name])
     return [model.eval() for model in models]
 
 

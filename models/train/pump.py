@@ -46,7 +46,7 @@ def config_of(names, series):
             "normalize_qk": True,
             "memory": {"kind": "titans", "depth": 2, "width": 16, "bias": False, "skip": False, "objective": "l2",
                        "step_size": 0.1, "momentum": 0.3, "retention": 0.95, "sign": "descent"},
-            "caching": {"aggregation": "grm", "query": "u", "context": "mean", "temperature": 1.0,
+            "caching": {"aggregation": "grm", "query": "u", "context": "mean", "temperature": 0.25,
                         "segmentation": {"kind": "constant", "size": 32}, "init": "continue"},
             "mlp": {"width": 64},
         }],
@@ -99,6 +99,7 @@ def main():
     options.add_argument("--data", type=pathlib.Path, default=REPOSITORY.parent / "shared" / "data" / "skab")
     options.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "models" / "pump-titans-grm")
     options.add_argument("--steps", type=int, default=700)
+    options.add_argument("--more-steps", type=int, default=120, help="with the cache, after --steps without")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--twin", type=pathlib.Path, help="where to keep the model without a cache, too")
     options.add_argument("--measure", action="store_true", help="train nothing; measure --out (and --twin)")
@@ -114,8 +115,13 @@ def main():
         models |= {"titans, no cache": mc.load(options.twin)} if options.twin else {}
     else:
         config = config_of(names, series[:held_out])
-        cached, alone = forecast.train_pair(config, series[:held_out], int(held_out * 0.85), seed=options.seed,
-                                            steps=options.steps, rate=5e-3, capacity=TRAINED_CAPACITY)
+        known, validation_from = series[:held_out], int(held_out * 0.85)
+        # The memory is learned without a cache first; then the model and its twin both go on from there.
+        first = forecast.train(forecast.without_cache(config), known, validation_from, seed=options.seed,
+                               steps=options.steps, rate=5e-3, capacity=TRAINED_CAPACITY, every=50)
+        cached, alone = forecast.train_pair(config, known, validation_from, seed=options.seed + 1,
+                                            steps=options.more_steps, rate=2e-3, capacity=TRAINED_CAPACITY,
+                                            start=first.state_dict(), every=40)
         mc.save(options.out, config, cached)
         if options.twin:
             mc.save(options.twin, alone.config, alone)

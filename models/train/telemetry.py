@@ -45,7 +45,6 @@ def config_of(names, series, memory, aggregation):
                "init": "restart" if memory == "linear" else "continue"}
     if aggregation == "ssc":
         caching["top_k"] = 4
-        caching["temperature"] = 0.25
     return {
         "format": "mcedge/1",
         "name": f"host-telemetry-{memory}-{aggregation}",
@@ -65,7 +64,7 @@ def main():
     options.add_argument("--aggregation", choices=["grm", "ssc", "residual", "soup", "mean"], default="ssc")
     options.add_argument("--recording", type=pathlib.Path, help="default: recording.csv in --out")
     options.add_argument("--out", type=pathlib.Path)
-    options.add_argument("--steps", type=int, default=900)
+    options.add_argument("--steps", type=int, default=500)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--twin", type=pathlib.Path, help="where to keep the model without a cache, too")
     options.add_argument("--measure", action="store_true", help="train nothing; measure --out (and --twin)")
@@ -81,7 +80,7 @@ def main():
     else:
         config = config_of(names, series[:held_out], options.memory, options.aggregation)
         cached, alone = forecast.train_pair(config, series[:held_out], int(held_out * 0.8), seed=options.seed,
-                                            steps=options.steps, rate=6e-3, wander=0.0)
+                                            steps=options.steps, rate=6e-3, wander=1.0)
         mc.save(out, config, cached)
         if options.twin:
             mc.save(options.twin, alone.config, alone)

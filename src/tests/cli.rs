@@ -152,6 +152,8 @@ fn a_live_stream_is_answered_row_by_row() {
 #[test]
 fn ctrl_c_keeps_what_was_done() {
     let output = folder("files").join("interrupted.csv");
+    // An earlier run's would end the wait below too soon.
+    let _ = fs::remove_file(&output);
     let mut child = mcedge(&["run", TELEMETRY, "--input", "-", "--output", output.to_str().unwrap()])
         .stdin(Stdio::piped())
         .spawn()

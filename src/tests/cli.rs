@@ -161,7 +161,8 @@ fn ctrl_c_keeps_what_was_done() {
     let mut stdin = child.stdin.take().unwrap();
     writeln!(stdin, "{HEADER}\n{ROW}\n{ROW}").unwrap();
     while fs::read_to_string(&output).unwrap_or_default().lines().count() < 3 {
-        std::thread::yield_now();
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(child.wait().unwrap().success());

@@ -48,7 +48,7 @@ impl Options {
             CacheDtype::F32 => Dtype::F32,
             CacheDtype::F16 => Dtype::F16,
         };
-        mcedge_export::Options { capacity: self.capacity as usize, cache_dtype, ..Default::default() }
+        mcedge_export::Options { capacity: self.capacity as usize, cache_dtype }
     }
 }
 

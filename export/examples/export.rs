@@ -1,23 +1,20 @@
-//! Exports a model directory: `export MODEL BUNDLE [CAPACITY] [f16]`; prints the graph's text form.
+//! Exports a model directory or checkpoint, `export MODEL BUNDLE [CAPACITY] [f16]`, and prints the graph's text form.
 
+use std::env;
 use std::error::Error;
 use std::path::Path;
-use std::{env, fs};
 
 use mcedge_export::{Options, bundle, step_graph};
-use mcedge_models::Weights;
+use mcedge_models::Model;
 use mcedge_models::contract::Dtype;
-use mcedge_models::spec::Spec;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [model, target, options @ ..] = &arguments[..] else {
         return Err("expected MODEL BUNDLE [CAPACITY] [f16]".into());
     };
-    let model = Path::new(model);
-    let spec = Spec::parse(&fs::read(model.join("config.json"))?)?;
-    let weights = Weights::from_safetensors(&fs::read(model.join("model.safetensors"))?, &spec)?;
-    let capacity = options.first().map_or(Ok(64), |capacity| capacity.parse())?;
+    let Model { spec, weights } = Model::load(Path::new(model))?;
+    let capacity = options.first().map_or(Ok(Options::default().capacity), |capacity| capacity.parse())?;
     let cache_dtype =
         if options.get(1).is_some_and(|dtype| dtype == "f16") { Dtype::F16 } else { Dtype::F32 };
     let options = Options { capacity, cache_dtype };

@@ -36,7 +36,8 @@ pub struct Bundle {
 /// Exports a model.
 ///
 /// The golden run fills and overflows a cache of `options.capacity`, in f32 whatever `options.cache_dtype` is. Where that
-/// would take more than 4096 tokens or some seconds, it fills what fits and [`Warning::GoldenTooShort`] says so.
+/// would take more than 4096 tokens or some seconds, it fills what fits and [`Warning::GoldenTooShort`] says so; where the
+/// model amplifies roundings until f32 and the reference part, it ends there and [`Warning::Unstable`] says so.
 ///
 /// # Errors
 ///

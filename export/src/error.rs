@@ -41,10 +41,10 @@ pub enum Error {
     /// The reference does not run the model.
     #[error("cannot make the golden run")]
     Reference(#[from] ReferenceError),
-    /// The golden run has nothing to record: the model diverges at once.
-    #[error("the golden run: the model's first token gives {found}, expected activations within 1e6")]
+    /// The golden run has nothing to record: its first output is no number.
+    #[error("the golden run: the model's first output is {found}, expected finite numbers")]
     Diverges {
-        /// The largest number of the output.
+        /// NaN, inf or -inf.
         found: f32,
     },
     /// The golden run cannot be written.

@@ -13,12 +13,12 @@ use crate::step::function_of;
 
 /// The longest golden run.
 const MAX_TOKENS: usize = 4096;
-/// The most multiplications that a golden run may cost, a few seconds of the reference.
-const MAX_WORK: usize = 1 << 30;
+/// The most multiplications that a golden run may cost, about a second of the reference.
+const MAX_WORK: usize = 1 << 29;
 /// Activations over this are a model that grows without end: f32 soon overflows there.
 const MAX_ACTIVATION: f32 = 1e6;
-/// Each weight is moved by this part of itself to see what roundings do: 2⁻²¹, eight of f32's.
-const NUDGE: f32 = 1.0 / (1 << 21) as f32;
+/// Each weight is moved by this part of itself to see what roundings do: 2⁻²², four of f32's.
+const NUDGE: f32 = 1.0 / (1 << 22) as f32;
 /// Outputs may move by this much then, relative to max(1, |y|): well inside of what a check of the run tolerates.
 const MAX_MOVE: f64 = 3e-5;
 /// Segments after the cache is full.
@@ -32,23 +32,22 @@ const EXTRA_SEGMENTS: usize = 2;
 ///
 /// # Errors
 ///
-/// [`Error::Reference`], and [`Error::Diverges`] when the model does at its first token.
+/// [`Error::Reference`], and [`Error::Diverges`] when not even the first output is a number.
 pub fn golden(spec: &Spec, weights: &Weights, capacity: usize) -> Result<(Golden, Vec<Warning>), Error> {
     let mut warnings = Vec::new();
     let needed = overflowing_tokens(spec, capacity);
-    let affordable = MAX_WORK / work_of_one_token(spec, capacity).max(1);
-    let tokens = needed.min(MAX_TOKENS).min(affordable.max(1));
-    if tokens < needed && is_cached(spec) {
-        warnings.push(Warning::GoldenTooShort { tokens, needed });
-    }
+    let tokens = needed.min(MAX_TOKENS).min(affordable_tokens(spec, capacity));
     let input = samples(&spec.input, tokens);
     let output = reference::run(spec, weights, input.stream(), Some(capacity))?.mapv(|y| y as f32);
-    let stable = stable_tokens(spec, weights, &input, capacity, &output)?;
-    if stable == 0 {
+    let finite = rows_within(&output, |y, _| y.is_finite());
+    if finite == 0 {
         return Err(Error::Diverges { found: largest(&output) });
     }
+    let stable = stable_tokens(spec, weights, &input, capacity, &output)?.clamp(1, finite);
     if stable < tokens {
         warnings.push(Warning::Unstable { tokens: stable });
+    } else if tokens < needed && is_cached(spec) {
+        warnings.push(Warning::GoldenTooShort { tokens, needed });
     }
     let output = output.slice(s![..stable, ..]).to_owned();
     Ok((Golden { input: first(input, stable), output }, warnings))
@@ -62,27 +61,47 @@ fn is_cached(spec: &Spec) -> bool {
     functions(spec).any(|function| function.is_cached())
 }
 
-/// The tokens of a run that replaces [`EXTRA_SEGMENTS`] checkpoints and ends inside a segment.
-fn overflowing_tokens(spec: &Spec, capacity: usize) -> usize {
-    let size = match spec.segmentation() {
+fn segment_tokens(spec: &Spec) -> usize {
+    match spec.segmentation() {
         Segmentation::Constant { size } => size,
         Segmentation::Logarithmic {} => unreachable!("refused before"),
-    };
+    }
+}
+
+/// The tokens of a run that replaces [`EXTRA_SEGMENTS`] checkpoints and ends inside a segment.
+fn overflowing_tokens(spec: &Spec, capacity: usize) -> usize {
+    let size = segment_tokens(spec);
     let slots = if is_cached(spec) { capacity } else { 0 };
     slots.saturating_add(EXTRA_SEGMENTS).saturating_mul(size).saturating_add(size / 2)
 }
 
-/// Multiplications of one token with a full cache, about.
-fn work_of_one_token(spec: &Spec, capacity: usize) -> usize {
+/// The longest run within [`MAX_WORK`], one token at least.
+fn affordable_tokens(spec: &Spec, capacity: usize) -> usize {
+    let (fixed, checkpoint) = work_of_one_token(spec);
+    let mut left = MAX_WORK;
+    for t in 0..MAX_TOKENS {
+        let live = (t / segment_tokens(spec)).min(capacity);
+        let work = checkpoint.saturating_mul(live).saturating_add(fixed);
+        match left.checked_sub(work) {
+            Some(rest) => left = rest,
+            None => return t.max(1),
+        }
+    }
+    MAX_TOKENS
+}
+
+/// Multiplications of one token, about: those without a checkpoint, and those of each checkpoint.
+fn work_of_one_token(spec: &Spec) -> (usize, usize) {
     let d = spec.d_model;
-    let outside = spec.blocks.iter().map(|block| d * (5 * d + 2 * block.mlp.map_or(0, |mlp| mlp.width)));
-    let memories = functions(spec).map(|function| {
-        let elements = function.tensors().iter().map(|t| t.shape.iter().product::<usize>()).sum::<usize>();
-        let slots = if function.is_cached() { capacity } else { 0 };
-        (function.num_heads * elements).saturating_mul(slots.saturating_add(4))
-    });
+    let layers = spec.blocks.iter().map(|block| d * (5 * d + 2 * block.mlp.map_or(0, |mlp| mlp.width)));
+    let elements = |function: MemoryFunction, cached: bool| {
+        let tensors = function.tensors().into_iter().filter(|tensor| tensor.cached || !cached);
+        function.num_heads * tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum::<usize>()
+    };
+    let online: usize = functions(spec).map(|function| 4 * elements(function, false)).sum();
+    let checkpoint = functions(spec).map(|function| elements(function, true)).sum();
     let ends = d * (spec.input.size() + spec.head.size());
-    outside.chain(memories).fold(ends, usize::saturating_add)
+    (layers.sum::<usize>() + online + ends, checkpoint)
 }
 
 fn samples(input: &Input, tokens: usize) -> Samples {
@@ -111,14 +130,13 @@ fn stable_tokens(
     capacity: usize,
     output: &Array2<f32>,
 ) -> Result<usize, Error> {
-    let finite = rows_within(output, |y, _| y.is_finite());
     if spec.blocks.iter().all(|block| block.memory.deep().is_none()) {
-        return Ok(finite);
+        return Ok(output.nrows());
     }
     let run = |spec: &Spec, weights: &Weights| reference::run(spec, weights, input.stream(), Some(capacity));
     let moved = run(spec, &edited(spec, weights, |_| true, nudge)?)?;
     let agrees = |y: f32, at| (f64::from(y) - moved[at]).abs() <= MAX_MOVE * f64::from(y.abs()).max(1.0);
-    let stable = finite.min(rows_within(output, agrees));
+    let stable = rows_within(output, agrees);
     // A final norm hides how large the activations are.
     let bare = Spec { final_norm: false, head: Head::Logits { size: spec.head.size() }, ..spec.clone() };
     let activations = run(&bare, &edited(&bare, weights, |name| !name.starts_with("norm."), |_| {})?)?;

@@ -4,6 +4,7 @@ use half::f16;
 
 use crate::Error;
 
+#[cfg(any(feature = "tract", feature = "ort"))]
 pub(crate) mod call;
 #[cfg(feature = "ort")]
 pub(crate) mod ort;
@@ -32,6 +33,22 @@ pub enum Cells<'a> {
     F16(&'a [f16]),
     /// 64-bit integers.
     I64(&'a [i64]),
+}
+
+impl Cells<'_> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Cells::F32(cells) => cells.len(),
+            Cells::F16(cells) => cells.len(),
+            Cells::I64(cells) => cells.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// The elements of a tensor, row-major, to write.

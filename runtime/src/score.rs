@@ -84,7 +84,7 @@ impl Channel {
     }
 }
 
-/// Bits of surprise in `token`: −log₂ softmax(`logits`)[`token`], with `logits` `[classes]`.
+/// Bits of surprise in `token`: −log₂ of the softmax of `logits` at it; `logits` is `[classes]`.
 ///
 /// A uniform guess over 256 bytes costs 8. Infinite when the token was given no chance, NaN when a logit is NaN.
 pub fn bits(logits: &[f32], token: usize) -> f64 {

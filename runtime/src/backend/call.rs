@@ -13,23 +13,48 @@ pub(crate) type Short<T> = SmallVec<[T; 24]>;
 /// A memory function with the kernel in its place.
 pub(crate) struct Call {
     function: MemoryFunction,
-    inputs: Vec<Role>,
+    inputs: Vec<Input>,
+    /// Slots of the cache.
+    capacity: usize,
     kernel: Kernel,
 }
 
-/// What stands in the way of a call: an input of another type or size than the function's.
+/// One input of the function.
+struct Input {
+    role: Role,
+    /// Its elements a stream; a token, for those that have one row a token.
+    elements: usize,
+}
+
+/// What stands in the way of a call: the graph hands over something that its contract does not declare.
 #[derive(Debug, thiserror::Error)]
-#[error("memory function input {index} is not a {expected}")]
-pub(crate) struct CallError {
-    index: usize,
-    expected: &'static str,
+pub(crate) enum CallError {
+    /// An input of another type.
+    #[error("input {index} of a memory function is not a {expected}")]
+    Type { index: usize, expected: &'static str },
+    /// An input of another size.
+    #[error("input {index} of a memory function has {found} elements, its contract declares {expected}")]
+    Size { index: usize, found: usize, expected: usize },
+    /// More live slots than there are.
+    #[error("cache.length is {found}, the cache has {capacity} slots")]
+    Length { found: usize, capacity: usize },
 }
 
 impl Call {
     pub(crate) fn new(function: &MemoryFunction, capacity: usize) -> Self {
+        let tensors = function.tensors();
+        let state = |i: usize| function.num_heads * tensors[i].shape.iter().product::<usize>();
+        let elements = |role: Role| match role {
+            Role::Q | Role::K | Role::V | Role::U | Role::Y => function.num_heads * function.head_size,
+            Role::State(i) => state(i),
+            Role::Cache(i) => state(i) * capacity,
+            Role::SegmentLength | Role::CacheLength => 1,
+        };
+        let input = |role: Role| Input { role, elements: elements(role) };
         Self {
+            inputs: function.inputs().into_iter().map(input).collect(),
             function: function.clone(),
-            inputs: function.inputs(),
+            capacity,
             kernel: Kernel::new(function, capacity),
         }
     }
@@ -60,8 +85,21 @@ impl Call {
         outputs: &mut [&mut [f32]],
     ) -> Result<(), CallError> {
         let mut view = Stream::default();
-        for (index, (role, cells)) in self.inputs.iter().zip(inputs).enumerate() {
-            view.take(*role, row(*cells, stream, batch)).map_err(|expected| CallError { index, expected })?;
+        // Rows of q, and so tokens: the door of what the kernel takes for granted.
+        let tokens = inputs.first().map_or(0, |q| q.len() / batch / self.inputs[0].elements.max(1));
+        for (index, (input, cells)) in self.inputs.iter().zip(inputs).enumerate() {
+            let cells = row(*cells, stream, batch);
+            let expected = match input.role {
+                Role::Q | Role::K | Role::V | Role::U | Role::Y => tokens * input.elements,
+                _ => input.elements,
+            };
+            if cells.len() != expected {
+                return Err(CallError::Size { index, found: cells.len(), expected });
+            }
+            view.take(input.role, cells).map_err(|expected| CallError::Type { index, expected })?;
+        }
+        if view.cache_length > self.capacity {
+            return Err(CallError::Length { found: view.cache_length, capacity: self.capacity });
         }
         let mut rows = outputs.iter_mut().map(|output| row_mut(output, stream, batch));
         let y = rows.next().unwrap_or_default();
@@ -141,4 +179,50 @@ fn part<T>(cells: &[T], stream: usize, batch: usize) -> &[T] {
 fn row_mut<'a>(cells: &'a mut &mut [f32], stream: usize, batch: usize) -> &'a mut [f32] {
     let size = cells.len() / batch;
     &mut cells[stream * size..(stream + 1) * size]
+}
+
+#[cfg(test)]
+mod tests {
+    use mcedge_models::spec::{Aggregation, Caching, Context, FeatureMap, Init, Memory, Query, Segmentation};
+
+    use super::*;
+
+    fn call() -> Call {
+        let function = MemoryFunction {
+            num_heads: 2,
+            head_size: 3,
+            normalize_qk: false,
+            memory: Memory::Linear { feature_map: FeatureMap::Identity, normalized: false },
+            caching: Caching {
+                aggregation: Aggregation::Mean,
+                query: Query::Q,
+                context: Context::Mean,
+                temperature: 1.0,
+                top_k: None,
+                segmentation: Segmentation::Constant { size: 4 },
+                init: Init::Continue,
+            },
+        };
+        Call::new(&function, 5)
+    }
+
+    /// Runs with inputs of these sizes and this `cache.length`, and says what stood in the way.
+    fn check(sizes: [usize; 5], cache_length: i64) -> String {
+        let floats: Vec<Vec<f32>> = sizes.iter().map(|&size| vec![0.0; size]).collect();
+        let length = [cache_length];
+        let mut inputs: Vec<Cells<'_>> = floats.iter().map(|cells| Cells::F32(cells)).collect();
+        inputs.push(Cells::I64(&length));
+        let (mut y, mut m) = (vec![0.0; 6], vec![0.0; 18]);
+        let result = call().run(1, &inputs, &mut [&mut y, &mut m]);
+        result.map_or_else(|error| error.to_string(), |()| "ok".into())
+    }
+
+    #[test]
+    fn a_graph_that_is_not_its_contract_is_an_error_before_the_kernel() {
+        assert_eq!(check([6, 6, 6, 18, 90], 5), "ok");
+        assert!(check([6, 5, 6, 18, 90], 0).contains("input 1 of a memory function has 5 elements"));
+        assert!(check([6, 6, 6, 18, 72], 0).contains("declares 90"));
+        assert!(check([6, 6, 6, 18, 90], 6).contains("cache.length is 6"));
+        assert!(check([6, 6, 6, 18, 90], -1).contains("length of 0 or more"));
+    }
 }

@@ -41,7 +41,8 @@ fn load(model: &Model) -> TractResult<Tract> {
     for block in &model.contract().blocks {
         framework.op_register.0.insert(block.function.clone(), memory_op);
     }
-    let parsed = framework.model_for_read(&mut &*model.step())?;
+    let mut bytes = model.step();
+    let parsed = framework.model_for_read(&mut bytes)?;
     let names = |outlets: &[OutletId]| -> Vec<String> {
         outlets.iter().map(|outlet| parsed.node(outlet.node).name.clone()).collect()
     };

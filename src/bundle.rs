@@ -6,10 +6,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use mcedge_export::Bundle;
 use mcedge_models::Model;
 
+use crate::Usage;
 use crate::export::Options;
 
 /// The argument BUNDLE, with the options of an export for when there is one.
@@ -41,6 +42,8 @@ pub fn make(model: &Model, options: &Options) -> Result<Bundle> {
 /// The bundle at `path`, or the one that its model was exported to.
 pub fn directory(path: &Path, options: &Options) -> Result<PathBuf> {
     if is_bundle(path) {
+        let message = "--capacity and --cache-dtype are for a model: a bundle has its own";
+        ensure!(options.are_default(), Usage(message.into()));
         return Ok(path.to_owned());
     }
     let is_model = path.join("config.json").is_file() || path.extension().is_some_and(|ext| ext == "pt");

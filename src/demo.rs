@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use mcedge_export::Bundle;
 use mcedge_models::spec::Spec;
 use mcedge_models::{Golden, Weights};
-use mcedge_runtime::Model;
+use mcedge_runtime::{Model, Policy};
 
 use crate::forecaster::Forecaster;
 use crate::run::stop_on_ctrl_c;
@@ -54,7 +54,7 @@ struct Finding {
 pub fn demo(args: &Args) -> Result<ExitCode> {
     let bundle = shipped()?;
     let contract = &bundle.contract;
-    println!(
+    say!(
         "model      {}, {} KiB as ONNX, {} checkpoints of cache",
         contract.name,
         kib(&bundle.step),
@@ -62,17 +62,17 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
     );
     let golden = Golden::from_safetensors(&bundle.golden)?;
     let model = Model::from_bytes(bundle.step, &bundle.initial_state)?;
-    println!("\nverifying {} tokens against the reference", golden.input.len());
+    say!("\nverifying {} tokens against the reference", golden.input.len());
     verify_available(&model, &golden, ATOL)?;
-    let stream = Stream::open(&model, BackendArg::Auto, &Placement::cpu(false, None))?;
+    let stream = Stream::open(&model, BackendArg::Auto, &Placement::cpu(false, None), Policy::Oldest)?;
     let mut forecaster = Forecaster::new(stream);
-    println!("\nrunning on {}", forecaster.stream().place());
+    say!("\nrunning on {}", forecaster.stream().place());
     if args.live {
         watch(&mut forecaster)?
     } else {
         replay(&mut forecaster)?
     }
-    println!("{}", forecaster.summary());
+    say!("{}", forecaster.summary());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -106,9 +106,9 @@ fn replay(forecaster: &mut Forecaster) -> Result<()> {
             findings.push(Finding { time_s: *time_s, score, channel: worst_channel(forecaster) });
         }
     }
-    println!("replayed {samples} samples of a Linux machine's counters; what stood out:");
+    say!("replayed {samples} samples of a Linux machine's counters; what stood out:");
     for finding in peaks(findings) {
-        println!("  {finding}");
+        say!("  {finding}");
     }
     Ok(())
 }
@@ -134,7 +134,7 @@ fn watch(forecaster: &mut Forecaster) -> Result<()> {
     let stop = stop_on_ctrl_c()?;
     let mut telemetry = Telemetry::open()?;
     let start = Instant::now();
-    println!("watching this machine at {RATE_HZ} Hz; a score over {ALARM} is told; Ctrl-C ends");
+    say!("watching this machine at {RATE_HZ} Hz; a score over {ALARM} is told; Ctrl-C ends");
     for tick in 1.. {
         let due = start + Duration::from_secs_f64(f64::from(tick) / RATE_HZ);
         thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -145,7 +145,7 @@ fn watch(forecaster: &mut Forecaster) -> Result<()> {
         let score = forecaster.sample(&features)?;
         if let Some(score) = score.filter(|&score| score > ALARM) {
             let time_s = start.elapsed().as_secs_f64();
-            println!("  {}", Finding { time_s, score, channel: worst_channel(forecaster) });
+            say!("  {}", Finding { time_s, score, channel: worst_channel(forecaster) });
         }
     }
     Ok(())

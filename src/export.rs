@@ -10,6 +10,9 @@ use mcedge_models::contract::Dtype;
 
 use crate::bundle;
 
+/// Checkpoints that a cache holds, unless asked otherwise.
+const CAPACITY: u32 = 64;
+
 /// Flags of `mcedge export`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,7 +29,7 @@ pub struct Args {
 #[derive(clap::Args, Clone)]
 pub struct Options {
     /// Checkpoints that the cache holds
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = CAPACITY, value_parser = clap::value_parser!(u32).range(1..))]
     pub capacity: u32,
     /// Element type of the cached checkpoints
     #[arg(long, value_enum, default_value_t = CacheDtype::F32)]
@@ -34,7 +37,7 @@ pub struct Options {
 }
 
 /// Element type of the cached checkpoints.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CacheDtype {
     /// IEEE binary32.
     F32,
@@ -43,6 +46,11 @@ pub enum CacheDtype {
 }
 
 impl Options {
+    /// Whether nothing else was asked for.
+    pub fn are_default(&self) -> bool {
+        (self.capacity, self.cache_dtype) == (CAPACITY, CacheDtype::F32)
+    }
+
     pub fn export(&self) -> mcedge_export::Options {
         let cache_dtype = match self.cache_dtype {
             CacheDtype::F32 => Dtype::F32,
@@ -58,10 +66,10 @@ pub fn export(args: &Args) -> Result<ExitCode> {
     let bundle = bundle::make(&model, &args.options)?;
     let output = &args.output;
     bundle.write(output).with_context(|| format!("cannot write the bundle {}", output.display()))?;
-    println!("{}: {}", output.display(), model.spec.name);
+    say!("{}: {}", output.display(), model.spec.name);
     for file in output.read_dir()?.flatten() {
-        println!("  {:<28} {:>10} bytes", file.file_name().to_string_lossy(), file.metadata()?.len());
+        say!("  {:<28} {:>10} bytes", file.file_name().to_string_lossy(), file.metadata()?.len());
     }
-    println!("check it with: mcedge verify {}", output.display());
+    say!("check it with: mcedge verify {}", output.display());
     Ok(ExitCode::SUCCESS)
 }

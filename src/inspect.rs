@@ -43,9 +43,9 @@ pub fn inspect(args: &Args) -> Result<ExitCode> {
             "contract": contract,
             "bytes": {"graph": bytes.graph, "state": bytes.state, "cache": bytes.cache},
         });
-        println!("{json:#}");
+        say!("{json:#}");
     } else {
-        print!("{}", table(contract, &bytes));
+        say!("{}", table(contract, &bytes).trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }

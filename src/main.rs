@@ -1,5 +1,12 @@
 //! mcedge: Memory-Caching recurrent models as ONNX, run sample by sample on an edge machine.
 
+/// Prints a line on standard output, and hands an error on: a reader who has gone is no panic.
+macro_rules! say {
+    ($($line:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($line)*)))?
+    };
+}
+
 mod bundle;
 mod demo;
 mod doctor;
@@ -53,6 +60,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
+        Err(error) if error.is::<Usage>() => {
+            eprintln!("mcedge: {error:#}");
+            ExitCode::from(2)
+        }
         Err(error) if sink::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mcedge: {error:#}");
@@ -60,3 +71,15 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Flags that cannot stand together, or a value that cannot be: exit code 2.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use mcedge_runtime::{Model, cache_bytes};
+use mcedge_runtime::{Model, Policy, cache_bytes};
 
 use crate::bundle::BundleArg;
 use crate::forecaster::Forecaster;
@@ -76,7 +76,7 @@ enum Evict {
 /// Runs until the input ends or somebody stops it.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let model = Model::open(&args.bundle.directory()?)?;
-    let stream = Stream::open(&model, args.backend, &args.placement)?;
+    let stream = Stream::open(&model, args.backend, &args.placement, args.evict.policy())?;
     let options = args.reading.options(stop_on_ctrl_c()?);
     let source = source::open(&args.input, &model.contract().input, &options)?;
     let output = &model.contract().output;
@@ -149,6 +149,14 @@ fn tokens_of(
 fn row<'a>(record: &Record<'a>, forecaster: &'a Forecaster, tokens: u64) -> Row<'a> {
     let (index, time, output) = (record.index, record.time, forecaster.output());
     Row { index, time, output, residual: None, score: None, tokens, bits: None, line: &[] }
+}
+
+impl Evict {
+    fn policy(self) -> Policy {
+        match self {
+            Evict::Oldest => Policy::Oldest,
+        }
+    }
 }
 
 impl Reading {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::Usage;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use mcedge_models::contract::Contract;
@@ -56,34 +57,37 @@ pub enum Stream {
 
 impl Stream {
     /// Loads `model` where `backend` and `placement` say.
-    pub fn open(model: &Model, backend: BackendArg, placement: &Placement) -> Result<Self> {
+    pub fn open(model: &Model, backend: BackendArg, placement: &Placement, policy: Policy) -> Result<Self> {
         let on_cpu = placement.device == DeviceArg::Cpu;
         match backend {
             BackendArg::Tract if !on_cpu => {
-                bail!("--backend tract runs on the CPU alone, expected --device cpu")
+                bail!(Usage("--backend tract runs on the CPU alone, expected --device cpu".into()))
             }
             BackendArg::Tract if placement.plain => {
-                bail!("--plain is for --backend ort: tract needs the kernels")
+                bail!(Usage("--plain is for --backend ort: tract needs the kernels".into()))
             }
-            BackendArg::Tract => Self::tract(model),
-            BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model),
-            BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement),
+            BackendArg::Tract => Self::tract(model, policy),
+            BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, policy),
+            BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement, policy),
         }
     }
 
-    fn tract(model: &Model) -> Result<Self> {
-        Ok(Stream::Tract(Box::new(Engine::new(model, Tract::new(model)?, Policy::Oldest)?)))
+    fn tract(model: &Model, policy: Policy) -> Result<Self> {
+        Ok(Stream::Tract(Box::new(Engine::new(model, Tract::new(model)?, policy)?)))
     }
 
-    fn ort(model: &Model, placement: &Placement) -> Result<Self> {
+    fn ort(model: &Model, placement: &Placement, policy: Policy) -> Result<Self> {
         let backend = Ort::new(model, &placement.options())?;
+        if let Some(reason) = backend.fallback() {
+            eprintln!("mcedge: warning: runs on the CPU: {reason}");
+        }
         let place = match (backend.device(), placement.plain) {
             (Device::Cpu, true) => "ort on cpu, plain bodies",
             (Device::Cpu, false) => "ort on cpu, fused kernels",
             (Device::Cuda, _) => "ort on cuda, plain bodies",
             (Device::TensorRt, _) => "ort on tensorrt, plain bodies",
         };
-        Ok(Stream::Ort(Box::new(Engine::new(model, backend, Policy::Oldest)?), place))
+        Ok(Stream::Ort(Box::new(Engine::new(model, backend, policy)?), place))
     }
 
     /// What ran where.

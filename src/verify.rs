@@ -8,10 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use mcedge_models::contract::{Contract, Dtype};
 use mcedge_models::{Golden, Samples};
-use mcedge_runtime::{Error, Model};
+use mcedge_runtime::{Error, Model, Policy};
 
+use crate::Usage;
 use crate::bundle::BundleArg;
-use crate::stream::{BackendArg, Placement, Stream};
+use crate::stream::{BackendArg, DeviceArg, Placement, Stream};
 
 /// Flags of `mcedge verify`.
 #[derive(clap::Args)]
@@ -57,18 +58,24 @@ struct Errors {
 
 /// Verifies and says how far each backend is from the golden output.
 pub fn verify(args: &Args) -> Result<ExitCode> {
+    let on_cpu = args.placement.device == DeviceArg::Cpu && !args.placement.plain;
+    if !on_cpu && matches!(args.backend, Backends::Available | Backends::All) {
+        bail!(Usage("--device and --plain are for --backend ort: name it".into()));
+    }
     let directory = args.bundle.directory()?;
     let golden = read_golden(&args.golden.clone().unwrap_or(directory.join("golden.safetensors")))?;
     let model = Model::open(&directory)?;
     let atol = args.atol.unwrap_or_else(|| tolerance(model.contract()));
-    ensure!(atol.is_finite() && atol >= 0.0, "--atol is {atol}, expected 0 or more");
-    println!("{}: {} tokens, tolerance {atol:.0e}", model.contract().name, golden.input.len());
+    ensure!(atol.is_finite() && atol >= 0.0, Usage(format!("--atol is {atol}, expected 0 or more")));
+    ensure!(!golden.input.is_empty(), "the golden run has no tokens");
+    say!("{}: {} tokens, tolerance {atol:.0e}", model.contract().name, golden.input.len());
+    let may_be_missing = args.backend == Backends::Available && args.placement.ort_library.is_none();
     let mut passed = true;
     for (backend, placement) in plan(args) {
-        let mut stream = match Stream::open(&model, backend, &placement) {
+        let mut stream = match Stream::open(&model, backend, &placement, Policy::Oldest) {
             Ok(stream) => stream,
-            Err(error) if args.backend == Backends::Available && is_missing(&error) => {
-                println!("{:<28} not run: {error:#}", "ort");
+            Err(error) if may_be_missing && is_missing(&error) => {
+                say!("{:<28} not run: {error:#}", "ort");
                 break;
             }
             Err(error) => return Err(error),
@@ -83,10 +90,10 @@ pub fn verify(args: &Args) -> Result<ExitCode> {
 /// Fails when one is out of tolerance.
 pub fn verify_available(model: &Model, golden: &Golden, atol: f64) -> Result<()> {
     for (backend, plain) in [(BackendArg::Tract, false), (BackendArg::Ort, false), (BackendArg::Ort, true)] {
-        match Stream::open(model, backend, &Placement::cpu(plain, None)) {
+        match Stream::open(model, backend, &Placement::cpu(plain, None), Policy::Oldest) {
             Ok(mut stream) => ensure!(report(&mut stream, golden, atol)?, "out of tolerance"),
             Err(error) if is_missing(&error) => {
-                println!("{:<28} not run: {error:#}", "ort");
+                say!("{:<28} not run: {error:#}", "ort");
                 break;
             }
             Err(error) => return Err(error),
@@ -126,7 +133,7 @@ fn report(stream: &mut Stream, golden: &Golden, atol: f64) -> Result<bool> {
     let errors = compare(stream, golden)?;
     // A NaN is within no tolerance.
     let passed = errors.relative <= atol;
-    println!(
+    say!(
         "{:<28} max error {:.2e} absolute, {:.2e} relative (token {}): {}",
         stream.place(),
         errors.absolute,
@@ -154,7 +161,7 @@ fn compare(stream: &mut Stream, golden: &Golden) -> Result<Errors> {
             let absolute = (found - expected).abs();
             let relative = absolute / expected.abs().max(1.0);
             errors.absolute = worse(errors.absolute, absolute);
-            if worse(errors.relative, relative) != errors.relative {
+            if !errors.relative.is_nan() && worse(errors.relative, relative) != errors.relative {
                 errors.worst = token;
                 errors.relative = worse(errors.relative, relative);
             }

@@ -59,7 +59,8 @@ pub enum ContractError {
 
 /// What a step graph takes and gives: everything a client needs to run it.
 ///
-/// Readers ignore keys that they don't know.
+/// Readers ignore keys that they don't know, but for those inside `segmentation` and `blocks`: these are in the words of
+/// `config.json`, and a runtime must not compute half of what a block means.
 ///
 /// # Invariants
 ///
@@ -476,9 +477,27 @@ impl Contract {
         if let Some(tokens) = self.segment_tokens() {
             positive("segmentation.size", tokens)?;
         }
+        self.check_lists()?;
         self.state.iter().try_for_each(|state| self.check_state(state))?;
         self.cache.iter().try_for_each(|cache| self.check_cache(cache))?;
         self.check_blocks()
+    }
+
+    /// Lists that speak of channels have one entry a channel or none, and no two tensors share a name.
+    fn check_lists(&self) -> Result<(), ContractError> {
+        if let Input::Features { size, names, units, .. } = &self.input {
+            listed("input.names", names.len(), *size)?;
+            listed("input.units", units.len(), *size)?;
+        }
+        listed("output.labels", self.output.labels.len(), self.output.size)?;
+        listed("output.std", self.output.std.len(), self.output.size)?;
+        let state = self.state.iter().flat_map(|state| [&state.past, &state.present]);
+        let mut names: Vec<&String> = state.chain(self.cache.iter().map(|cache| &cache.name)).collect();
+        names.sort();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(value("tensors", format!("`{}` twice", pair[0]), "a name for each")),
+            None => Ok(()),
+        }
     }
 
     fn check_state(&self, state: &StateTensor) -> Result<(), ContractError> {
@@ -540,9 +559,15 @@ impl Contract {
                     ));
                 }
                 let name = format!("cache.{i}.{}", tensor.name);
-                if tensor.cached != self.cache.iter().any(|cache| cache.name == name) {
+                let cache = self.cache.iter().find(|cache| cache.name == name);
+                if tensor.cached != cache.is_some() {
                     let found = if tensor.cached { "absent" } else { "present" };
                     return Err(value(format!("cache {name}"), found, "what the block's aggregation reads"));
+                }
+                let from = format!("present.{i}.{}", tensor.name);
+                if let Some(cache) = cache.filter(|cache| cache.from != from || cache.slot_axis != 2) {
+                    let found = format!("{} at slot axis {}", cache.from, cache.slot_axis);
+                    return Err(value(format!("cache {name}"), found, format!("{from} at slot axis 2")));
                 }
             }
         }
@@ -562,6 +587,13 @@ impl Input {
 
 fn value(key: impl Into<String>, found: impl ToString, expected: impl Into<String>) -> ContractError {
     ContractError::Value { key: key.into(), found: found.to_string(), expected: expected.into() }
+}
+
+fn listed(key: &str, found: usize, channels: usize) -> Result<(), ContractError> {
+    if found == 0 || found == channels {
+        return Ok(());
+    }
+    Err(value(key, format!("a list of {found}"), format!("{channels} entries, or none")))
 }
 
 fn positive(key: &str, found: usize) -> Result<(), ContractError> {

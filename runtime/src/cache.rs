@@ -60,6 +60,9 @@ impl<T: Buffer> CheckpointCache<T> {
     /// Keeps a copy of `state`, one entry a state tensor of the contract, as the checkpoint of a segment of
     /// `segment_tokens` tokens; the policy gives the slot.
     pub(crate) fn push(&mut self, state: &[T], segment_tokens: usize) {
+        if self.tensors.is_empty() {
+            return;
+        }
         let slot = self.policy.slot(self.pushed, self.capacity);
         for (tensor, layout) in self.tensors.iter_mut().zip(&self.layouts) {
             layout.write(tensor, &state[layout.source], slot, self.capacity, segment_tokens);
@@ -100,14 +103,17 @@ impl Layout {
                 }
                 CellsMut::F16(cells) => {
                     let slot = &mut cells[start..start + self.inner];
-                    slot.iter_mut()
-                        .zip(values)
-                        .for_each(|(cell, value)| *cell = f16::from_f32(value * factor));
+                    slot.iter_mut().zip(values).for_each(|(cell, value)| *cell = to_f16(value * factor));
                 }
                 CellsMut::I64(_) => unreachable!("a cache is f32 or f16: Contract::parse checks"),
             }
         }
     }
+}
+
+/// The nearest f16; past its range the largest, for an infinity would poison every read.
+fn to_f16(value: f32) -> f16 {
+    f16::from_f32(value.clamp(-f16::MAX.to_f32(), f16::MAX.to_f32()))
 }
 
 /// Bytes of the cache that `contract` declares, over all its tensors.

@@ -170,7 +170,7 @@ impl<B: Backend> Engine<B> {
             Feed::CacheLength => &self.cache_length,
         });
         self.backend.run(inputs, &mut self.outputs)?;
-        check_outputs(&self.contract, &self.outputs, &self.present, self.output)?;
+        check_outputs(&self.contract, &self.outputs, &self.present, self.output, self.tokens)?;
 
         // Commit. Nothing below this line can fail.
         for (past, &present) in self.past.iter_mut().zip(&self.present) {
@@ -205,6 +205,7 @@ fn check_outputs<T: Buffer>(
     outputs: &[T],
     present: &[usize],
     output: usize,
+    tokens: u64,
 ) -> Result<(), Error> {
     let check = |name: &str, tensor: &T, expected: usize| match tensor.cells() {
         Cells::F32(cells) if cells.len() == expected => Ok(()),
@@ -214,6 +215,9 @@ fn check_outputs<T: Buffer>(
         _ => Err(disagree(format!("`{name}` of another type"), "f32".into())),
     };
     check("output", &outputs[output], contract.batch * contract.output.size)?;
+    if f32s(&outputs[output]).iter().any(|x| !x.is_finite()) {
+        return Err(Error::Diverged { token: tokens });
+    }
     for (state, &index) in contract.state.iter().zip(present) {
         check(&state.present, &outputs[index], state.shape.iter().product())?;
     }
@@ -223,10 +227,13 @@ fn check_outputs<T: Buffer>(
 /// Tokens in a segment, for a contract that this engine can run.
 fn supported(contract: &Contract) -> Result<usize, Error> {
     if contract.batch != 1 {
-        return Err(disagree("one stream an engine".into(), format!("batch {}", contract.batch)));
+        return Err(Error::Unsupported { found: format!("batch {}", contract.batch), expected: "1" });
     }
     let tokens = contract.segment_tokens();
-    tokens.ok_or_else(|| disagree("constant segments".into(), format!("{:?}", contract.segmentation)))
+    tokens.ok_or_else(|| Error::Unsupported {
+        found: format!("segments {:?}", contract.segmentation),
+        expected: "constant segments",
+    })
 }
 
 fn feed(contract: &Contract, name: &str) -> Result<Feed, Error> {

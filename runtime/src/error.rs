@@ -35,6 +35,20 @@ pub enum Error {
         /// What the contract declares.
         expected: String,
     },
+    /// A contract that this engine does not run.
+    #[error("the model has {found}, this engine runs {expected}")]
+    Unsupported {
+        /// What the contract declares.
+        found: String,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// The model's numbers have left the finite: it diverges, or the input is far from what it was trained on.
+    #[error("the output for token {token} is not finite: the model diverges")]
+    Diverged {
+        /// Index of the token, from 0.
+        token: u64,
+    },
     /// A sample of another length.
     #[error("a sample has {found} values, the model takes {expected}")]
     Length {

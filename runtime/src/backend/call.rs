@@ -71,6 +71,11 @@ impl Call {
         inputs: &[Cells<'_>],
         outputs: &mut [&mut [f32]],
     ) -> Result<(), CallError> {
+        let whole = |elements: usize| batch > 0 && elements.is_multiple_of(batch);
+        let sizes = inputs.iter().map(Cells::len).chain(outputs.iter().map(|output| output.len()));
+        if let Some((index, found)) = sizes.enumerate().find(|(_, elements)| !whole(*elements)) {
+            return Err(CallError::Size { index, found, expected: batch });
+        }
         for stream in 0..batch {
             self.run_stream(stream, batch, inputs, outputs)?;
         }
@@ -85,8 +90,8 @@ impl Call {
         outputs: &mut [&mut [f32]],
     ) -> Result<(), CallError> {
         let mut view = Stream::default();
-        // Rows of q, and so tokens: the door of what the kernel takes for granted.
-        let tokens = inputs.first().map_or(0, |q| q.len() / batch / self.inputs[0].elements.max(1));
+        // Rows of q, and so tokens, of which there is one at least: the door of what the kernel takes for granted.
+        let tokens = inputs.first().map_or(0, |q| q.len() / batch / self.inputs[0].elements.max(1)).max(1);
         for (index, (input, cells)) in self.inputs.iter().zip(inputs).enumerate() {
             let cells = row(*cells, stream, batch);
             let expected = match input.role {

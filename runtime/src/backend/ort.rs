@@ -57,6 +57,8 @@ pub struct OrtOptions {
 pub struct Ort {
     session: Session,
     device: Device,
+    /// Why the graph is on the CPU, when another device was asked for.
+    fallback: Option<String>,
     inputs: Vec<String>,
     outputs: Vec<String>,
 }
@@ -72,19 +74,23 @@ impl Ort {
         let runtime = OnnxRuntime::load(options.library.as_deref())?;
         let device_error =
             |error: ort::Error| Error::Device { device: options.device.name(), message: error.to_string() };
-        let (session, device) = match options.device {
-            Device::Cpu => (load(model, runtime, Device::Cpu, options.plain).map_err(failed)?, Device::Cpu),
+        let on_cpu = || load(model, runtime, Device::Cpu, options.plain).map_err(failed);
+        let (session, device, fallback) = match options.device {
+            Device::Cpu => (on_cpu()?, Device::Cpu, None),
             device => match load(model, runtime, device, true) {
-                Ok(session) => (session, device),
-                Err(_) if options.allow_fallback => {
-                    (load(model, runtime, Device::Cpu, options.plain).map_err(failed)?, Device::Cpu)
-                }
+                Ok(session) => (session, device, None),
+                Err(error) if options.allow_fallback => (on_cpu()?, Device::Cpu, Some(error.to_string())),
                 Err(error) => return Err(device_error(error)),
             },
         };
         let inputs = session.inputs().iter().map(|input| input.name().to_owned()).collect();
         let outputs = session.outputs().iter().map(|output| output.name().to_owned()).collect();
-        Ok(Self { session, device, inputs, outputs })
+        Ok(Self { session, device, fallback, inputs, outputs })
+    }
+
+    /// Why the graph is on the CPU, when another device was asked for and `allow_fallback` was set.
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// Where the graph really is.

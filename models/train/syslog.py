@@ -2,15 +2,16 @@
 
     collect_logs.sh logs                      # makes logs/corpus, see there
     python syslog.py logs/corpus ../syslog-linear-ssc
-    python syslog.py --evaluate ../syslog-linear-ssc FILE...
+    python syslog.py --aggregation none logs/corpus none    # the same without checkpoints
+    python syslog.py --evaluate ../syslog-linear-ssc --evaluate none --heldout logs/corpus FILE...
 
-A GRU reads the bytes, and two blocks of linear memory with sparse selective caching sit on it. Linear memory
+A GRU reads the bytes, and a block of linear memory with sparse selective caching sits on it. Linear memory
 alone does not see order: within a segment its read is a function of the set of tokens written. The GRU puts
 a token's recent past into its key and value.
 
 Every block restarts at a segment's end, so all segments of a window run side by side: `forward` below is the
-streaming model of DESIGN section 3 for `linear` and `gru` under `restart`, and `--check` holds it against a
-token-by-token loop. Parameters have the names and shapes of `model.safetensors`.
+streaming model of the design's section 3 for `linear` and `gru` under `restart`, computed at once. Parameters have the
+names and shapes of `model.safetensors`.
 """
 import argparse
 import json
@@ -18,6 +19,7 @@ import math
 import pathlib
 import random
 import re
+import subprocess
 import time
 
 import numpy as np
@@ -54,6 +56,23 @@ class Gru(nn.Module):
                             ("bias_ih", (3 * width,)), ("bias_hh", (3 * width,))):
             setattr(self.memory, name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
         self.size = block["caching"]["segmentation"]["size"]
+        self.delay()
+
+    @torch.no_grad()
+    def delay(self):
+        """Starts the upper half of the units as a copy of the lower half one token ago.
+
+        A memory that is to continue what it has seen must store the byte under the context before it. A token's
+        key sees that context only if the GRU carries it along; learned from nothing, that takes most of a run.
+        """
+        m, width = self.memory, self.norm.weight.shape[0]
+        half = width // 2
+        for gate, bias in enumerate((3.0, -3.0, 0.0)):  # r open, z (keep the old) shut, n
+            rows = slice(gate * width + half, (gate + 1) * width)
+            for p in (m.weight_ih, m.weight_hh, m.bias_ih, m.bias_hh):
+                p[rows] = 0.0
+            m.bias_ih[rows] = bias
+        m.weight_hh[2 * width + half:, :half] = torch.eye(half)
 
     def forward(self, x, window=None):
         B, T, D = x.shape
@@ -78,6 +97,15 @@ class Linear(nn.Module):
         self.mix, self.mlp = nn.Module(), nn.Module()
         for name in "qkvuo" if self.top_k else "qkvo":
             setattr(self.mix, name, nn.Linear(width, width, bias=False))
+        # Keys start as the context before a token, queries as the context with it, in the same terms: see `Gru.delay`.
+        # The embedding starts in the other quarters, so that neither sees the token itself.
+        quarter, half = width // 4, width // 2
+        with torch.no_grad():
+            terms = torch.randn(width, quarter) / quarter**0.5
+            for name, first in (("k", half), ("q", 0), ("u", 0)):
+                if hasattr(self.mix, name):
+                    weight = getattr(self.mix, name).weight
+                    weight.zero_()[:, first:first + quarter] = terms
         self.mlp.up, self.mlp.down = nn.Linear(width, block["mlp"]["width"]), nn.Linear(block["mlp"]["width"], width)
 
     def forward(self, x, window=None):
@@ -147,6 +175,8 @@ class Model(nn.Module):
             if name.endswith(("mix.o.weight", "mlp.down.weight")):
                 nn.init.zeros_(p)
         nn.init.normal_(self.embed.weight, std=0.5)
+        with torch.no_grad():
+            self.embed.weight.unflatten(1, (4, -1))[:, 0::2] = 0.0
 
     def forward(self, x, window=None):
         """Logits [B, T, 256] of the byte after each of x [B, T]; T is a multiple of the segment."""
@@ -222,7 +252,10 @@ class Corpus:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix updates are orthogonalised by a Newton-Schulz iteration (Jordan et al., 2024)."""
+    """Momentum whose matrix updates are orthogonalised by a Newton-Schulz iteration (Jordan et al., 2024).
+
+    A GRU's three stacked gates are three matrices.
+    """
 
     def __init__(self, params, lr, momentum=0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -231,17 +264,27 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         for group in self.param_groups:
             for p in group["params"]:
-                state = self.state[p]
-                buffer = state.setdefault("momentum", torch.zeros_like(p))
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 buffer.lerp_(p.grad, 1 - group["momentum"])
-                g = p.grad.lerp(buffer, group["momentum"])
-                tall = g.shape[0] > g.shape[1]
-                x = (g.T if tall else g) / (g.norm() + 1e-7)
-                for _ in range(5):
-                    a = x @ x.T
-                    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-                x = x.T if tall else x
-                p.add_(x, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1])**0.5)
+                blend = p.grad.lerp(buffer, group["momentum"])
+                parts = 3 if p.shape[0] == 3 * p.shape[1] else 1
+                for part, g in zip(p.chunk(parts), blend.chunk(parts)):
+                    scale = max(1.0, part.shape[0] / part.shape[1])**0.5
+                    part.add_(self.orthogonal(g), alpha=-group["lr"] * scale)
+
+    @staticmethod
+    def orthogonal(g):
+        tall = g.shape[0] > g.shape[1]
+        x = (g.T if tall else g) / (g.norm() + 1e-7)
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        return x.T if tall else x
+
+
+def window_length(part):
+    """Short windows while bytes and words are learned, then ones that cover many segments."""
+    return 512 if part < 0.5 else 1024 if part < 0.7 else 2048 if part < 0.85 else 4096
 
 
 def train(corpus, config, args):
@@ -258,8 +301,8 @@ def train(corpus, config, args):
         scale = min(1.0, (step + 1) / 20) * (1.0 if part < 0.4 else max(0.02, (1 - part) / 0.6))
         for o, lr in zip(optimisers, base):
             o.param_groups[0]["lr"] = lr * scale
-        length = args.length if step % 4 else 2 * args.length
-        rows = args.batch * args.length // length
+        length = window_length(part)
+        rows = args.tokens // length
         data = np.stack([np.frombuffer(corpus.window(rng, length), np.uint8) for _ in range(rows)]).astype(np.int64)
         x = torch.from_numpy(data)
         loss = F.cross_entropy(model(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten())
@@ -270,8 +313,8 @@ def train(corpus, config, args):
         for o in optimisers:
             o.step()
         total += loss.item()
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1:5d}  {total / 50 / math.log(2):.4f} bits/byte  {time.time() - began:.0f} s  "
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1:5d}  {total / 100 / math.log(2):.4f} bits/byte  {time.time() - began:.0f} s  "
                   f"{time.process_time() - cpu:.0f} CPU s", flush=True)
             total = 0.0
     return model.eval()
@@ -317,40 +360,46 @@ def bits(model, text, capacity=CAPACITY):
     return np.concatenate([[8.0]] + out)
 
 
-def evaluate(model, texts):
-    total = count = 0
+def compressed(command, text):
+    return 8 * len(subprocess.run(command, input=text, capture_output=True, check=True).stdout) / len(text)
+
+
+def table(models, texts):
+    """Bits a byte of every text, as rows of Markdown: each model, gzip -9, zstd -19; then the mean by bytes."""
+    columns = {directory: (lambda text, m=load(directory)[1]: bits(m, text).mean()) for directory in models}
+    columns["gzip -9"] = lambda text: compressed(["gzip", "-9n"], text)
+    columns["zstd -19"] = lambda text: compressed(["zstd", "-19", "-c", "-q"], text)
+    print("| file | bytes | " + " | ".join(columns) + " |\n" + "|---|---:|" + "---:|" * len(columns))
+    sums, total = dict.fromkeys(columns, 0.0), sum(map(len, texts.values()))
     for name, text in texts.items():
-        b = bits(model, text)
-        total, count = total + b.sum(), count + len(b)
-        print(f"{name:24s} {len(b):9d} bytes  {b.mean():.4f} bits/byte", flush=True)
-    if len(texts) > 1:
-        print(f"{'all':24s} {count:9d} bytes  {total / count:.4f} bits/byte", flush=True)
-    return total / count
+        row = {column: f(text) for column, f in columns.items()}
+        sums = {c: sums[c] + row[c] * len(text) for c in columns}
+        print(f"| {name} | {len(text)} | " + " | ".join(f"{v:.4f}" for v in row.values()) + " |", flush=True)
+    print(f"| all | {total} | " + " | ".join(f"{v / total:.4f}" for v in sums.values()) + " |", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="*", help="CORPUS OUT, or files to evaluate")
-    parser.add_argument("--evaluate", metavar="MODEL")
-    parser.add_argument("--heldout", metavar="CORPUS", help="with --evaluate: the held-out tenth of this corpus")
+    parser.add_argument("paths", nargs="*", help="CORPUS OUT, or files to evaluate on")
+    parser.add_argument("--evaluate", metavar="MODEL", action="append")
+    parser.add_argument("--heldout", metavar="CORPUS", help="with --evaluate: what is held out of this corpus")
+    parser.add_argument("--bytes", type=int, default=32768, help="of each held-out source, from its start")
     parser.add_argument("--aggregation", default="ssc", choices=["ssc", "none"])
     parser.add_argument("--segment", type=int, default=256)
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens a step")
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.evaluate:
-        _, model = load(args.evaluate)
         texts = {pathlib.Path(p).name: pathlib.Path(p).read_bytes() for p in args.paths}
         if args.heldout:
-            texts.update(Corpus(args.heldout).heldout)
-        evaluate(model, texts)
+            texts.update((name, text[:args.bytes]) for name, text in Corpus(args.heldout).heldout.items())
+        table(args.evaluate, texts)
         return
     corpus = Corpus(args.paths[0])
     spec = config(args.aggregation, segment=args.segment, heads=args.heads, blocks=args.blocks)

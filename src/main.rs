@@ -1,1 +1,62 @@
-fn main() {}
+//! mcedge: Memory-Caching recurrent models as ONNX, run sample by sample on an edge machine.
+
+mod bundle;
+mod demo;
+mod doctor;
+mod export;
+mod forecaster;
+mod inspect;
+mod latency;
+mod run;
+mod sink;
+mod source;
+mod stream;
+mod telemetry;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exports trained Memory-Caching models to ONNX and runs them on endless streams.
+#[derive(Parser)]
+#[command(name = "mcedge", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Turn a trained model into a bundle: ONNX with explicit cache state, its start and a golden run
+    Export(export::Args),
+    /// Say what a bundle takes, gives and remembers
+    Inspect(inspect::Args),
+    /// Run a bundle's golden run on each backend and compare
+    Verify(verify::Args),
+    /// Run a bundle on a file or a live stream
+    Run(run::Args),
+    /// Say what this machine can run, and how to get what is missing
+    Doctor(doctor::Args),
+    /// Export, verify and run the shipped host-telemetry model
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Export(args) => export::export(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Verify(args) => verify::verify(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Demo(args) => demo::demo(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if sink::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mcedge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,31 @@
-//! mcedge: runtime.
+//! Runs a Memory-Caching bundle sample by sample.
+//!
+//! A bundle becomes a [`Model`], a [`Backend`] loads its step graph, and an [`Engine`] owns everything that the
+//! stream remembers: state, [`CheckpointCache`] and position.
+//!
+//! This crate opens no device, starts no thread and reads no clock.
+
+mod backend;
+mod cache;
+mod engine;
+mod error;
+pub mod kernel;
+mod model;
+mod policy;
+mod score;
+
+#[cfg(feature = "ort")]
+pub use backend::ort::{Device, Ort, OrtOptions};
+#[cfg(feature = "ort")]
+pub use backend::ort_library::OnnxRuntime;
+#[cfg(feature = "tract")]
+pub use backend::tract::Tract;
+pub use backend::{Backend, Buffer, Cells, CellsMut, Element};
+pub use cache::{CheckpointCache, cache_bytes};
+pub use engine::Engine;
+pub use error::Error;
+pub use kernel::Isa;
+pub use mcedge_models::contract;
+pub use model::Model;
+pub use policy::Policy;
+pub use score::{Score, bits};

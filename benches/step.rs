@@ -1,0 +1,149 @@
+//! What one step costs, by backend and by live checkpoints: medians over interleaved rounds, and ratios.
+//!
+//! `cargo bench --bench step`. Every backend runs the same stream, and their outputs are compared, so that what is
+//! timed is also right.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mcedge_models::spec::Spec;
+use mcedge_models::{Tensor, Weights, parameters};
+use mcedge_runtime::{Backend, Engine, Model, OnnxRuntime, Ort, OrtOptions, Policy, Tract};
+
+/// Live checkpoints at which steps are timed.
+const FILLS: [usize; 3] = [0, 64, 256];
+const ROUNDS: usize = 7;
+const STEPS: usize = 200;
+/// Tokens in a segment. The median of a round is an ordinary step: one step in 32 also ends a segment.
+const SEGMENT: usize = 32;
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Error> {
+    println!(
+        "d_model 128, 4 heads, 2 blocks, byte vocabulary; one thread; median of {ROUNDS} rounds of {STEPS} steps"
+    );
+    let linear = r#"{"kind": "linear"}"#;
+    let titans = r#"{"kind": "titans", "depth": 2, "width": 64, "objective": "l2", "step_size": 0.01, "momentum": 0.9}"#;
+    for (name, memory) in [("linear", linear), ("titans", titans)] {
+        for fill in FILLS {
+            bench(name, memory, fill)?;
+        }
+    }
+    Ok(())
+}
+
+/// One backend's stream: a round gives the median time of its steps.
+struct Runner<'a> {
+    name: &'static str,
+    round: Box<dyn FnMut() -> Result<Duration, Error> + 'a>,
+    medians: Vec<Duration>,
+    /// The last output, for comparison.
+    output: Rc<RefCell<Vec<f32>>>,
+}
+
+fn bench(name: &str, memory: &str, fill: usize) -> Result<(), Error> {
+    let spec = Spec::parse(config(memory, fill).as_bytes())?;
+    let weights = weights(&spec)?;
+    let options = mcedge_export::Options { capacity: fill.max(1), ..Default::default() };
+    let bundle = mcedge_export::bundle(&spec, &weights, options)?;
+    let model = Model::from_bytes(bundle.step, &bundle.initial_state)?;
+    let mut runners = vec![runner("tract", &model, Tract::new(&model)?, fill)?];
+    if OnnxRuntime::load(None).is_ok() {
+        for (name, plain) in [("ort", false), ("ort plain", true)] {
+            let backend = Ort::new(&model, &OrtOptions { plain, ..Default::default() })?;
+            runners.push(runner(name, &model, backend, fill)?);
+        }
+    }
+    for _ in 0..ROUNDS {
+        for runner in &mut runners {
+            let median = (runner.round)()?;
+            runner.medians.push(median);
+        }
+    }
+    report(name, fill, &mut runners);
+    Ok(())
+}
+
+/// Fills the cache with `fill` checkpoints; after that every round is the same tokens for every backend.
+fn runner<'a, B: Backend + 'a>(
+    name: &'static str,
+    model: &Model,
+    backend: B,
+    fill: usize,
+) -> Result<Runner<'a>, Error> {
+    let mut engine = Engine::new(model, backend, Policy::Oldest)?;
+    for token in 0..fill * SEGMENT {
+        engine.push_token((token * 31 % 256) as i64)?;
+    }
+    let output = Rc::new(RefCell::new(Vec::new()));
+    let last = Rc::clone(&output);
+    let round = move || {
+        let mut times = Vec::with_capacity(STEPS);
+        for _ in 0..STEPS {
+            let token = (engine.tokens() * 31 % 256) as i64;
+            let start = Instant::now();
+            let output = engine.push_token(token)?;
+            times.push(start.elapsed());
+            last.replace(output.to_vec());
+        }
+        Ok(median(&mut times))
+    };
+    Ok(Runner { name, round: Box::new(round), medians: Vec::new(), output })
+}
+
+/// One line a backend: its median, and how many times that of the first.
+fn report(name: &str, fill: usize, runners: &mut [Runner<'_>]) {
+    let expected = runners[0].output.borrow().clone();
+    let first = median(&mut runners[0].medians).as_secs_f64();
+    for runner in runners {
+        let found = runner.output.borrow();
+        for (found, expected) in found.iter().zip(&expected) {
+            let error = (found - expected).abs() / expected.abs().max(1.0);
+            assert!(error < 1e-3, "{} computes {found}, tract computes {expected}", runner.name);
+        }
+        let time = median(&mut runner.medians).as_secs_f64();
+        println!(
+            "{name:<8} {fill:>4} checkpoints  {:<10} {:>8.1} µs  {:>5.2}×",
+            runner.name,
+            time * 1e6,
+            time / first
+        );
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn config(memory: &str, fill: usize) -> String {
+    let segment = if fill == 0 { 1 << 20 } else { SEGMENT };
+    let block = format!(
+        r#"{{"norm": "layer_norm", "num_heads": 4, "normalize_qk": true, "memory": {memory},
+            "caching": {{"aggregation": "grm", "init": "restart",
+                         "segmentation": {{"kind": "constant", "size": {segment}}}}}}}"#
+    );
+    format!(
+        r#"{{"format": "mcedge/1", "name": "bench", "input": {{"kind": "tokens", "vocab_size": 256}}, "d_model": 128,
+            "blocks": [{block}, {block}], "final_norm": true, "head": {{"kind": "logits", "size": 256}}}}"#
+    )
+}
+
+/// Weights like those of an untrained model: uniform, scaled by the fan-in.
+fn weights(spec: &Spec) -> Result<Weights, Error> {
+    let mut state = 1u64;
+    let mut uniform = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let mut tensors = BTreeMap::new();
+    for parameter in parameters(spec) {
+        let scale = 1.0 / (*parameter.shape.last().unwrap_or(&1) as f32).sqrt();
+        let data = (0..parameter.shape.iter().product()).map(|_| uniform() * scale).collect();
+        tensors.insert(parameter.name, Tensor { shape: parameter.shape, data });
+    }
+    Ok(Weights::new(tensors, spec)?)
+}

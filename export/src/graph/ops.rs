@@ -1,0 +1,214 @@
+//! The standard operations (opset 17) that lowerings use, one method each, with their shapes.
+
+use super::{Attribute, Data, Element, Graph, Type, Value};
+
+impl Graph {
+    /// a + b, broadcast.
+    pub fn add(&mut self, a: &Value, b: &Value) -> Value {
+        self.binary("Add", a, b)
+    }
+
+    /// a − b, broadcast.
+    pub fn sub(&mut self, a: &Value, b: &Value) -> Value {
+        self.binary("Sub", a, b)
+    }
+
+    /// a · b element by element, broadcast.
+    pub fn mul(&mut self, a: &Value, b: &Value) -> Value {
+        self.binary("Mul", a, b)
+    }
+
+    /// a / b, broadcast.
+    pub fn div(&mut self, a: &Value, b: &Value) -> Value {
+        self.binary("Div", a, b)
+    }
+
+    /// max(a, b), broadcast.
+    pub fn max(&mut self, a: &Value, b: &Value) -> Value {
+        self.binary("Max", a, b)
+    }
+
+    /// factor · a; `a` itself when the factor is 1.
+    pub fn scale(&mut self, a: &Value, factor: f32) -> Value {
+        if factor == 1.0 {
+            return a.clone();
+        }
+        let factor = self.scalar(factor);
+        self.mul(a, &factor)
+    }
+
+    /// a < b, broadcast.
+    pub fn less(&mut self, a: &Value, b: &Value) -> Value {
+        let shape = broadcast(a.shape(), b.shape());
+        self.push("Less", &[a, b], vec![], Type { element: Element::Bool, shape })
+    }
+
+    /// `yes` where `condition` holds, the scalar `no` elsewhere: whatever `yes` holds there, NaN too, is dropped.
+    pub fn select(&mut self, condition: &Value, yes: &Value, no: f32) -> Value {
+        assert_eq!(condition.ty.element, Element::Bool, "%{}", condition.name);
+        let no = self.scalar(no);
+        let ty = Type::f32(&broadcast(condition.shape(), yes.shape()));
+        self.push("Where", &[condition, yes, &no], vec![], ty)
+    }
+
+    /// exp(a).
+    pub fn exp(&mut self, a: &Value) -> Value {
+        self.push("Exp", &[a], vec![], a.ty.clone())
+    }
+
+    /// erf(a).
+    pub fn erf(&mut self, a: &Value) -> Value {
+        self.push("Erf", &[a], vec![], a.ty.clone())
+    }
+
+    /// √a.
+    pub fn sqrt(&mut self, a: &Value) -> Value {
+        self.push("Sqrt", &[a], vec![], a.ty.clone())
+    }
+
+    /// The same numbers as f32; `a` itself when it is f32.
+    pub fn f32_of(&mut self, a: &Value) -> Value {
+        const FLOAT: i64 = 1;
+        if a.ty.element == Element::F32 {
+            return a.clone();
+        }
+        self.push("Cast", &[a], vec![("to", Attribute::Int(FLOAT))], Type::f32(a.shape()))
+    }
+
+    /// The matrix product over the last two axes, the others broadcast.
+    pub fn matmul(&mut self, a: &Value, b: &Value) -> Value {
+        let ([lead_a @ .., m, inner_a], [lead_b @ .., inner_b, n]) = (a.shape(), b.shape()) else {
+            panic!("MatMul of {a} and {b}")
+        };
+        assert_eq!(inner_a, inner_b, "MatMul of {a} and {b}");
+        let mut shape = broadcast(lead_a, lead_b);
+        shape.extend([*m, *n]);
+        self.push("MatMul", &[a, b], vec![], Type::f32(&shape))
+    }
+
+    /// `a` `[B, …]` as `[B, tail…]`; `a` itself when it is so already. The batch stays open in the operation.
+    pub fn reshape(&mut self, a: &Value, tail: &[usize]) -> Value {
+        if a.shape()[1..] == *tail {
+            return a.clone();
+        }
+        let product = |sizes: &[usize]| sizes.iter().product::<usize>();
+        assert_eq!(product(&a.shape()[1..]), product(tail), "Reshape of {a} to [B, {tail:?}]");
+        let dims: Vec<i64> = std::iter::once(0).chain(tail.iter().map(|&size| size as i64)).collect();
+        let dims = self.ints(&dims);
+        let mut shape = vec![a.shape()[0]];
+        shape.extend(tail);
+        self.push("Reshape", &[a, &dims], vec![], Type { element: a.ty.element, shape })
+    }
+
+    /// a and b behind each other along `axis`.
+    pub fn concat(&mut self, a: &Value, b: &Value, axis: usize) -> Value {
+        let mut ty = a.ty.clone();
+        ty.shape[axis] += b.shape()[axis];
+        self.push("Concat", &[a, b], vec![("axis", Attribute::Int(axis as i64))], ty)
+    }
+
+    /// The first `head` entries of the last axis, and the rest.
+    pub fn split_last(&mut self, a: &Value, head: usize) -> (Value, Value) {
+        let last = a.shape().len() - 1;
+        let rest = a.shape()[last] - head;
+        let [first, second] = [head, rest].map(|size| {
+            let mut ty = a.ty.clone();
+            ty.shape[last] = size;
+            ty
+        });
+        let sizes = self.ints(&[head as i64, rest as i64]);
+        let attributes = vec![("axis", Attribute::Int(-1))];
+        let mut parts = self.push_all("Split", &[a, &sizes], attributes, vec![first, second]);
+        let second = parts.swap_remove(1);
+        (parts.swap_remove(0), second)
+    }
+
+    /// Softmax over the last axis.
+    pub fn softmax(&mut self, a: &Value) -> Value {
+        self.push("Softmax", &[a], vec![("axis", Attribute::Int(-1))], a.ty.clone())
+    }
+
+    /// The `k` largest of the last axis, in no particular order, and where they were.
+    pub fn top_k(&mut self, a: &Value, k: usize) -> (Value, Value) {
+        let mut shape = a.shape().to_vec();
+        *shape.last_mut().expect("TopK of a scalar") = k;
+        let k = self.ints(&[k as i64]);
+        let attributes = vec![("axis", Attribute::Int(-1)), ("sorted", Attribute::Int(0))];
+        let mut outputs =
+            self.push_all("TopK", &[a, &k], attributes, vec![Type::f32(&shape), Type::i64(&shape)]);
+        let indices = outputs.swap_remove(1);
+        (outputs.swap_remove(0), indices)
+    }
+
+    /// `a` `[B, H, N, …]` at `indices` `[B, H, K, 1]` along N, each batch and head its own: `[B, H, K, …]`.
+    pub fn gather_slots(&mut self, a: &Value, indices: &Value) -> Value {
+        let mut ty = a.ty.clone();
+        ty.shape[2] = indices.shape()[2];
+        self.push("GatherND", &[a, indices], vec![("batch_dims", Attribute::Int(2))], ty)
+    }
+
+    /// Rows of `table` `[V, D]` at `indices` `[…]`: `[…, D]`.
+    pub fn gather_rows(&mut self, table: &Value, indices: &Value) -> Value {
+        let mut shape = indices.shape().to_vec();
+        shape.push(table.shape()[1]);
+        self.push("Gather", &[table, indices], vec![("axis", Attribute::Int(0))], Type::f32(&shape))
+    }
+
+    /// The sum over `axis`, which goes.
+    pub fn reduce_sum(&mut self, a: &Value, axis: usize) -> Value {
+        let axes = self.ints(&[axis as i64]);
+        let mut ty = a.ty.clone();
+        ty.shape.remove(axis);
+        self.push("ReduceSum", &[a, &axes], vec![("keepdims", Attribute::Int(0))], ty)
+    }
+
+    /// The mean over the last axis, which stays with size 1.
+    pub fn mean_last(&mut self, a: &Value) -> Value {
+        self.reduce_last("ReduceMean", a)
+    }
+
+    /// The Euclidean norm over the last axis, which stays with size 1.
+    pub fn norm_last(&mut self, a: &Value) -> Value {
+        self.reduce_last("ReduceL2", a)
+    }
+
+    /// Layer norm over the last axis.
+    pub fn layer_norm(&mut self, a: &Value, weight: &Value, bias: &Value, epsilon: f32) -> Value {
+        let attributes = vec![("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(epsilon))];
+        self.push("LayerNormalization", &[a, weight, bias], attributes, a.ty.clone())
+    }
+
+    /// The int64 constant 0, 1, …, `size` − 1 of this shape.
+    pub fn range(&mut self, name: &str, shape: &[usize]) -> Value {
+        let size = shape.iter().product::<usize>() as i64;
+        self.constant(name, shape, Data::I64((0..size).collect()))
+    }
+
+    fn reduce_last(&mut self, op: &str, a: &Value) -> Value {
+        let mut ty = a.ty.clone();
+        *ty.shape.last_mut().expect("a reduction of a scalar") = 1;
+        let attributes = vec![("axes", Attribute::Ints(vec![-1])), ("keepdims", Attribute::Int(1))];
+        self.push(op, &[a], attributes, ty)
+    }
+
+    fn binary(&mut self, op: &str, a: &Value, b: &Value) -> Value {
+        assert_eq!(a.ty.element, b.ty.element, "{op} of {a} and {b}");
+        let ty = Type { element: a.ty.element, shape: broadcast(a.shape(), b.shape()) };
+        self.push(op, &[a, b], vec![], ty)
+    }
+}
+
+/// The shape that two shapes broadcast to.
+fn broadcast(a: &[usize], b: &[usize]) -> Vec<usize> {
+    let rank = a.len().max(b.len());
+    let size =
+        |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |own| shape[own]);
+    (0..rank)
+        .map(|axis| match (size(a, axis), size(b, axis)) {
+            (x, y) if x == y => x,
+            (1, y) => y,
+            (x, 1) => x,
+            _ => panic!("{a:?} and {b:?} do not broadcast"),
+        })
+        .collect()
+}

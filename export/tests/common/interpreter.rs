@@ -1,0 +1,231 @@
+//! Runs an ONNX graph with its local functions, operation by operation as the ONNX standard words them.
+
+use std::collections::HashMap;
+
+use ndarray::{ArrayD, Axis, Dimension, IxDyn, Slice, Zip, concatenate};
+
+use super::proto::{self, Model, Node};
+
+#[derive(Clone, Debug)]
+pub enum Value {
+    F(ArrayD<f32>),
+    I(ArrayD<i64>),
+    B(ArrayD<bool>),
+}
+
+type Scope = HashMap<String, Value>;
+
+impl Value {
+    pub fn f(&self) -> &ArrayD<f32> {
+        let Value::F(array) = self else { panic!("expected f32, found {self:?}") };
+        array
+    }
+
+    fn i(&self) -> &ArrayD<i64> {
+        let Value::I(array) = self else { panic!("expected int64, found {self:?}") };
+        array
+    }
+
+    fn b(&self) -> &ArrayD<bool> {
+        let Value::B(array) = self else { panic!("expected bool, found {self:?}") };
+        array
+    }
+}
+
+/// Runs `model` once; `scope` holds its inputs, the result everything it made.
+pub fn run(model: &Model, mut scope: Scope) -> Scope {
+    let graph = model.graph.as_ref().unwrap();
+    for tensor in &graph.initializers {
+        scope.insert(tensor.name.clone(), constant(tensor));
+    }
+    run_nodes(model, &graph.nodes, &mut scope);
+    scope
+}
+
+fn run_nodes(model: &Model, nodes: &[Node], scope: &mut Scope) {
+    for node in nodes {
+        let inputs: Vec<Value> = node.inputs.iter().map(|name| scope[name].clone()).collect();
+        let outputs = match node.domain.as_str() {
+            "" => evaluate(node, &inputs),
+            domain => call(model, domain, &node.op, inputs),
+        };
+        assert_eq!(outputs.len(), node.outputs.len(), "{}", node.op);
+        for (name, value) in node.outputs.iter().zip(outputs) {
+            assert!(scope.insert(name.clone(), value).is_none(), "{name} is given twice");
+        }
+    }
+}
+
+fn call(model: &Model, domain: &str, name: &str, inputs: Vec<Value>) -> Vec<Value> {
+    let function = model.functions.iter().find(|f| f.domain == domain && f.name == name).unwrap();
+    assert_eq!(function.inputs.len(), inputs.len(), "{name}");
+    let mut scope: Scope = function.inputs.iter().cloned().zip(inputs).collect();
+    run_nodes(model, &function.nodes, &mut scope);
+    function.outputs.iter().map(|name| scope[name].clone()).collect()
+}
+
+fn constant(tensor: &proto::Tensor) -> Value {
+    let shape: Vec<usize> = tensor.dims.iter().map(|&dim| dim as usize).collect();
+    match tensor.data_type {
+        proto::F32 => {
+            let data = tensor.raw.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+            Value::F(ArrayD::from_shape_vec(shape, data).unwrap())
+        }
+        proto::I64 => {
+            let data = tensor.raw.as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b)).collect();
+            Value::I(ArrayD::from_shape_vec(shape, data).unwrap())
+        }
+        other => panic!("a constant of type {other}"),
+    }
+}
+
+fn evaluate(node: &Node, x: &[Value]) -> Vec<Value> {
+    let attribute = |name: &str| node.attributes.iter().find(|attribute| attribute.name == name);
+    let int = |name: &str, absent| attribute(name).map_or(absent, |attribute| attribute.int);
+    let last = |value: &Value| Axis(value.f().ndim() - 1);
+    vec![match node.op.as_str() {
+        "Constant" => constant(attribute("value").unwrap().tensor.as_ref().unwrap()),
+        "Add" => binary(&x[0], &x[1], |a, b| a + b),
+        "Sub" => binary(&x[0], &x[1], |a, b| a - b),
+        "Mul" => binary(&x[0], &x[1], |a, b| a * b),
+        "Div" => binary(&x[0], &x[1], |a, b| a / b),
+        "Max" => binary(&x[0], &x[1], f32::max),
+        "Exp" => Value::F(x[0].f().mapv(f32::exp)),
+        "Sqrt" => Value::F(x[0].f().mapv(f32::sqrt)),
+        "Erf" => Value::F(x[0].f().mapv(erf)),
+        "Cast" => Value::F(x[0].i().mapv(|i| i as f32)),
+        "Less" => Value::B(broadcast(x[0].i(), x[1].i(), |a, b| a < b)),
+        "Where" => {
+            let yes = broadcast(x[0].b(), x[1].f(), |&c, &y| c.then_some(y));
+            Value::F(broadcast(&yes, x[2].f(), |yes, &no| yes.unwrap_or(no)))
+        }
+        "MatMul" => Value::F(matmul(x[0].f(), x[1].f())),
+        "Reshape" => reshape(&x[0], x[1].i()),
+        "Concat" => {
+            let axis = Axis(int("axis", 0) as usize);
+            Value::F(concatenate(axis, &[x[0].f().view(), x[1].f().view()]).unwrap())
+        }
+        "Split" => {
+            let head = x[1].i()[0] as isize;
+            let part = |slice| Value::F(x[0].f().slice_axis(last(&x[0]), slice).to_owned());
+            return vec![part(Slice::from(..head)), part(Slice::from(head..))];
+        }
+        "Softmax" => {
+            let mut y = x[0].f().clone();
+            for mut row in y.lanes_mut(last(&x[0])) {
+                let largest = row.fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+                row.mapv_inplace(|s| (s - largest).exp());
+                let sum = row.sum();
+                row.mapv_inplace(|e| e / sum);
+            }
+            Value::F(y)
+        }
+        "TopK" => return top_k(x[0].f(), x[1].i()[0] as usize),
+        "Gather" => {
+            let rows: Vec<usize> = x[1].i().iter().map(|&i| i as usize).collect();
+            let shape = [x[1].i().shape(), &x[0].f().shape()[1..]].concat();
+            Value::F(x[0].f().select(Axis(0), &rows).into_shape_with_order(shape).unwrap())
+        }
+        "GatherND" => Value::F(gather_slots(x[0].f(), x[1].i())),
+        "ReduceSum" => Value::F(x[0].f().sum_axis(Axis(x[1].i()[0] as usize))),
+        "ReduceMean" => reduce(&x[0], |row| row.iter().sum::<f32>() / row.len() as f32),
+        "ReduceL2" => reduce(&x[0], |row| row.iter().map(|y| y * y).sum::<f32>().sqrt()),
+        "LayerNormalization" => {
+            let mean = reduce(&x[0], |row| row.iter().sum::<f32>() / row.len() as f32);
+            let centred = binary(&x[0], &mean, |a, b| a - b);
+            let epsilon = attribute("epsilon").unwrap().float;
+            let deviation = reduce(&centred, |row| {
+                (row.iter().map(|y| y * y).sum::<f32>() / row.len() as f32 + epsilon).sqrt()
+            });
+            let unit = binary(&centred, &deviation, |a, b| a / b);
+            binary(&binary(&unit, &x[1], |a, b| a * b), &x[2], |a, b| a + b)
+        }
+        other => panic!("{other} is no operation that a step graph should need"),
+    }]
+}
+
+fn binary(a: &Value, b: &Value, op: impl Fn(f32, f32) -> f32) -> Value {
+    Value::F(broadcast(a.f(), b.f(), |&a, &b| op(a, b)))
+}
+
+fn common_shape(a: &[usize], b: &[usize]) -> Vec<usize> {
+    let rank = a.len().max(b.len());
+    let padded = |shape: &[usize]| [&vec![1; rank - shape.len()], shape].concat();
+    padded(a).into_iter().zip(padded(b)).map(|(a, b)| a.max(b)).collect()
+}
+
+fn broadcast<A, B, C>(a: &ArrayD<A>, b: &ArrayD<B>, op: impl Fn(&A, &B) -> C) -> ArrayD<C> {
+    let shape = IxDyn(&common_shape(a.shape(), b.shape()));
+    let (a, b) = (a.broadcast(shape.clone()).unwrap(), b.broadcast(shape).unwrap());
+    Zip::from(a).and(b).map_collect(op)
+}
+
+fn matmul(a: &ArrayD<f32>, b: &ArrayD<f32>) -> ArrayD<f32> {
+    let (lead_a, [m, inner]) = a.shape().split_at(a.ndim() - 2) else { panic!("a matrix") };
+    let (lead_b, [inner_b, n]) = b.shape().split_at(b.ndim() - 2) else { panic!("a matrix") };
+    assert_eq!(inner, inner_b);
+    let lead = common_shape(lead_a, lead_b);
+    let a = a.broadcast([&lead[..], &[*m, *inner]].concat()).unwrap();
+    let b = b.broadcast([&lead[..], &[*inner, *n]].concat()).unwrap();
+    ArrayD::from_shape_fn([&lead[..], &[*m, *n]].concat(), |at| {
+        let (lead, row, column) = (&at.slice()[..lead.len()], at[lead.len()], at[lead.len() + 1]);
+        let index = |tail: [usize; 2]| [lead, &tail].concat();
+        (0..*inner).map(|j| a[&index([row, j])[..]] * b[&index([j, column])[..]]).sum()
+    })
+}
+
+fn reshape(x: &Value, dims: &ArrayD<i64>) -> Value {
+    fn to<T: Clone>(x: &ArrayD<T>, dims: &ArrayD<i64>) -> ArrayD<T> {
+        let size = |(axis, &dim): (usize, &i64)| if dim == 0 { x.shape()[axis] } else { dim as usize };
+        let shape: Vec<usize> = dims.iter().enumerate().map(size).collect();
+        x.clone().into_shape_with_order(shape).unwrap()
+    }
+    match x {
+        Value::F(x) => Value::F(to(x, dims)),
+        Value::I(x) => Value::I(to(x, dims)),
+        Value::B(x) => Value::B(to(x, dims)),
+    }
+}
+
+fn top_k(x: &ArrayD<f32>, k: usize) -> Vec<Value> {
+    let axis = Axis(x.ndim() - 1);
+    let mut shape = x.shape().to_vec();
+    shape[axis.0] = k;
+    let (mut values, mut indices) = (Vec::new(), Vec::new());
+    for row in x.lanes(axis) {
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+        values.extend(order[..k].iter().map(|&i| row[i]));
+        indices.extend(order[..k].iter().map(|&i| i as i64));
+    }
+    let values = ArrayD::from_shape_vec(shape.clone(), values).unwrap();
+    vec![Value::F(values), Value::I(ArrayD::from_shape_vec(shape, indices).unwrap())]
+}
+
+/// `GatherND` with two batch axes and indices of one number.
+fn gather_slots(x: &ArrayD<f32>, indices: &ArrayD<i64>) -> ArrayD<f32> {
+    let shape = [indices.shape().split_last().unwrap().1, &x.shape()[3..]].concat();
+    ArrayD::from_shape_fn(shape, |at| {
+        let mut source = at.slice().to_vec();
+        source[2] = indices[[at[0], at[1], at[2], 0].as_slice()] as usize;
+        x[&source[..]]
+    })
+}
+
+/// Each row of the last axis to one number, the axis kept.
+fn reduce(x: &Value, op: impl Fn(&[f32]) -> f32) -> Value {
+    let x = x.f();
+    let axis = Axis(x.ndim() - 1);
+    Value::F(x.map_axis(axis, |row| op(&row.to_vec())).insert_axis(axis))
+}
+
+/// 2/√π · e^(−x²) · Σ 2ⁿ x^(2n+1) / (1 · 3 · … · (2n+1)), whose terms all have one sign.
+fn erf(x: f32) -> f32 {
+    let x = f64::from(x).clamp(-6.0, 6.0);
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    (std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum) as f32
+}

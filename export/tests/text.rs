@@ -1,0 +1,49 @@
+//! The text form of three graphs, line by line. `MCEDGE_BLESS=1 cargo test -p mcedge-export --test text` writes the
+//! files anew; read the difference before you commit it.
+
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
+mod common;
+
+use std::path::Path;
+use std::{env, fs};
+
+use common::{LINEAR, TITANS, block, caching, spec, weights};
+use mcedge_export::{Options, step_graph};
+use mcedge_models::contract::Dtype;
+use mcedge_models::spec::Spec;
+
+fn check(name: &str, spec: &Spec, options: Options) {
+    let text = step_graph(spec, &weights(spec), options).unwrap().to_string();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).with_extension("txt");
+    if env::var_os("MCEDGE_BLESS").is_some() {
+        fs::write(&file, &text).unwrap();
+    }
+    let golden = fs::read_to_string(&file).unwrap();
+    for (number, (found, expected)) in text.lines().zip(golden.lines()).enumerate() {
+        assert_eq!(found, expected, "{name}, line {}", number + 1);
+    }
+    assert_eq!(text.lines().count(), golden.lines().count(), "lines of {name}");
+}
+
+#[test]
+fn linear_grm() {
+    let spec = spec(&[block(LINEAR, &caching("grm", "continue", ""), "")]);
+    check("linear-grm", &spec, Options::default());
+}
+
+#[test]
+fn titans_ssc() {
+    let spec = spec(&[block(TITANS, &caching("ssc", "continue", r#""context": "sum","#), "")]);
+    check("titans-ssc", &spec, Options::default());
+}
+
+#[test]
+fn dla_soup_of_an_f16_cache_in_two_blocks() {
+    let memory =
+        r#"{"kind": "dla", "depth": 2, "width": 5, "bias": true, "objective": "dot", "step_size": 0.03}"#;
+    let caching = caching("soup", "restart", r#""temperature": 2.0,"#);
+    let block = block(memory, &caching, r#""normalize_qk": true, "mlp": {"width": 8},"#);
+    let spec = spec(&[block.clone(), block.replace("layer_norm", "rms_norm")]);
+    check("dla-soup-f16", &spec, Options { capacity: 4, cache_dtype: Dtype::F16 });
+}

@@ -1,0 +1,126 @@
+//! The model as its equations say it, in f64: what every other path is held against.
+//!
+//! The equations are those of DESIGN.md section 3 (arXiv 2602.24281), each as the obvious loop over one stream, one
+//! token and one head at a time. There is no ring, no fusion and no reuse of buffers: a checkpoint is a clone.
+
+mod math;
+mod memory;
+mod model;
+mod read;
+
+use ndarray::{Array2, ArrayView2};
+
+use crate::spec::{Input, Segmentation, Spec};
+use crate::weights::Weights;
+
+/// One stream of input from its start.
+#[derive(Clone, Copy, Debug)]
+pub enum Stream<'a> {
+    /// `[T, F]`, in the channels' units.
+    Features(ArrayView2<'a, f32>),
+    /// `[T]`.
+    Tokens(&'a [i64]),
+}
+
+/// Why a stream has no output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReferenceError {
+    /// Features for a model of tokens, or the other way round.
+    #[error("the input is {found}, the model takes {expected}")]
+    Kind {
+        /// What the stream holds.
+        found: &'static str,
+        /// What `input.kind` says.
+        expected: &'static str,
+    },
+    /// Samples of another size.
+    #[error("the input has {found} channels, the model takes {expected}")]
+    Channels {
+        /// Channels in the stream.
+        found: usize,
+        /// Channels of the model.
+        expected: usize,
+    },
+    /// A token outside the vocabulary.
+    #[error("token {found} at position {position} is outside the vocabulary, expected 0 to {}", vocab_size - 1)]
+    Token {
+        /// Where in the stream.
+        position: usize,
+        /// The token.
+        found: i64,
+        /// Tokens of the model are `0..vocab_size`.
+        vocab_size: usize,
+    },
+    /// Weights that were checked against another spec.
+    #[error("the weights are not this spec's: `{name}` is missing or has another shape than {expected:?}")]
+    Weights {
+        /// The tensor.
+        name: String,
+        /// The shape that the spec implies.
+        expected: Vec<usize>,
+    },
+    /// Segments that this version does not cut.
+    #[error("caching.segmentation.kind logarithmic is not computed by this version, expected constant")]
+    Logarithmic,
+}
+
+/// Runs one stream from its start and returns `[T, O]`.
+///
+/// With `capacity` the cache holds that many checkpoints and the oldest leaves when a new one comes; without it, it
+/// keeps all. (An exporter may turn a model with residual reads of restarted linear memory into one without a cache,
+/// which is the unbounded function.)
+///
+/// # Errors
+///
+/// [`ReferenceError`]: a stream of another kind or size than the model's, a token outside the vocabulary, weights
+/// of another spec, or logarithmic segments.
+pub fn run(
+    spec: &Spec,
+    weights: &Weights,
+    input: Stream<'_>,
+    capacity: Option<usize>,
+) -> Result<Array2<f64>, ReferenceError> {
+    check(spec, input)?;
+    let mut model = model::Model::new(spec, weights, capacity)?;
+    let tokens = match input {
+        Stream::Features(samples) => samples.nrows(),
+        Stream::Tokens(tokens) => tokens.len(),
+    };
+    let mut output = Array2::zeros((tokens, spec.head.size()));
+    for t in 0..tokens {
+        let x = match input {
+            Stream::Features(samples) => model.embed_sample(samples.row(t)),
+            Stream::Tokens(tokens) => model.embed_token(tokens[t] as usize),
+        };
+        output.row_mut(t).assign(&model.step(x));
+    }
+    Ok(output)
+}
+
+fn check(spec: &Spec, input: Stream<'_>) -> Result<(), ReferenceError> {
+    if spec.segmentation() == (Segmentation::Logarithmic {}) {
+        return Err(ReferenceError::Logarithmic);
+    }
+    match (input, &spec.input) {
+        (Stream::Features(samples), Input::Features { size, .. }) => match samples.ncols() {
+            found if found == *size => Ok(()),
+            found => Err(ReferenceError::Channels { found, expected: *size }),
+        },
+        (Stream::Tokens(tokens), &Input::Tokens { vocab_size }) => {
+            let known = |token: i64| usize::try_from(token).is_ok_and(|token| token < vocab_size);
+            match tokens.iter().position(|&token| !known(token)) {
+                Some(position) => {
+                    Err(ReferenceError::Token { position, found: tokens[position], vocab_size })
+                }
+                None => Ok(()),
+            }
+        }
+        (Stream::Features(_), Input::Tokens { .. }) => {
+            Err(ReferenceError::Kind { found: "features", expected: "tokens" })
+        }
+        (Stream::Tokens(_), Input::Features { .. }) => {
+            Err(ReferenceError::Kind { found: "tokens", expected: "features" })
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The door of a path: every thing that may lie there in place of a model.
+
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
+mod common;
+#[path = "common/checkpoint.rs"]
+mod make;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{caching, config, mutate, random_weights, spec};
+use make::Checkpoint;
+use mcedge_models::Model;
+use mcedge_models::spec::Spec;
+use serde_json::json;
+
+/// An empty directory of that name.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("load").join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A good model directory of that name.
+fn model(name: &str) -> PathBuf {
+    let folder = folder(name);
+    let config = config(json!({"kind": "linear"}), caching("grm"));
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let weights = random_weights(&spec(&config), 1).to_safetensors().unwrap();
+    fs::write(folder.join("model.safetensors"), weights).unwrap();
+    folder
+}
+
+/// The message for `path`, which goes before it.
+fn message(path: &Path, before: &Path) -> String {
+    let message = Model::load(path).unwrap_err().to_string();
+    let rest = message.strip_prefix(&format!("{}: ", before.display()));
+    rest.unwrap_or_else(|| panic!("{message}: expected {} first", before.display())).to_owned()
+}
+
+#[test]
+fn a_directory_or_a_checkpoint_is_a_model() {
+    let directory = Model::load(model("good")).unwrap();
+    assert_eq!(directory.spec.name, "test");
+    let file = folder("good-pt").join("model.pt");
+    fs::write(&file, Checkpoint::new("linear", "grm").bytes()).unwrap();
+    assert_eq!(Model::load(&file).unwrap().spec.name, "by hand");
+    let other_name = file.with_extension("bin");
+    fs::rename(&file, &other_name).unwrap();
+    assert_eq!(Model::load(&other_name).unwrap().spec.name, "by hand");
+}
+
+#[test]
+fn each_thing_in_place_of_a_model_has_its_own_message() {
+    let nowhere = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nowhere");
+    assert!(message(&nowhere, &nowhere).contains("No such file"), "{}", message(&nowhere, &nowhere));
+    let empty = folder("empty");
+    let expected = "the directory has no config.json, expected config.json and model.safetensors";
+    assert_eq!(message(&empty, &empty), expected);
+    let half = model("half");
+    fs::remove_file(half.join("model.safetensors")).unwrap();
+    let expected = "the directory has no model.safetensors, expected config.json and model.safetensors";
+    assert_eq!(message(&half, &half), expected);
+    let good = model("file");
+    let config = good.join("config.json");
+    let expected = "neither a model directory (config.json and model.safetensors) nor a .pt checkpoint";
+    assert_eq!(message(&config, &config), expected);
+    for name in ["config.json", "model.safetensors"] {
+        let path = model("directory").join(name);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(message(path.parent().unwrap(), &path), "a directory, expected a file");
+        let path = model("no-bytes").join(name);
+        fs::write(&path, "").unwrap();
+        assert_eq!(message(path.parent().unwrap(), &path), "the file is empty");
+    }
+    let pt = folder("pt").join("model.pt");
+    fs::write(&pt, "").unwrap();
+    assert_eq!(message(&pt, &pt), "the file is empty");
+    fs::write(&pt, "text").unwrap();
+    assert!(message(&pt, &pt).starts_with("not a checkpoint of torch.save (a zip): "));
+    let large = model("large").join("config.json");
+    fs::write(&large, vec![b' '; (1 << 20) + 1]).unwrap();
+    let expected = "the file has 1048577 bytes, expected at most 1048576";
+    assert_eq!(message(large.parent().unwrap(), &large), expected);
+}
+
+#[test]
+fn a_fault_in_a_file_names_the_file() {
+    let truncated = model("truncated").join("model.safetensors");
+    let bytes = fs::read(&truncated).unwrap();
+    fs::write(&truncated, &bytes[..bytes.len() / 2]).unwrap();
+    let found = message(truncated.parent().unwrap(), &truncated);
+    assert!(found.starts_with("not a safetensors file: "), "{found}");
+    let unknown = model("unknown-key").join("config.json");
+    let text = fs::read_to_string(&unknown).unwrap().replace("\"d_model\"", "\"dmodel\"");
+    fs::write(&unknown, text).unwrap();
+    let found = message(unknown.parent().unwrap(), &unknown);
+    assert!(
+        found.starts_with("config.json: at `dmodel`: unknown field `dmodel`, expected one of"),
+        "{found}"
+    );
+}
+
+#[test]
+fn impossible_configs_have_their_own_messages() {
+    let check = |pointer: &str, value: serde_json::Value, expected: &str| {
+        let mut config = config(json!({"kind": "linear"}), caching("grm"));
+        *config.pointer_mut(pointer).unwrap() = value;
+        let error = Spec::parse(config.to_string().as_bytes()).unwrap_err().to_string();
+        assert_eq!(error, format!("config.json: {expected}"));
+    };
+    check("/d_model", json!(0), "`d_model` is 0, expected 1 to 1048576");
+    check("/d_model", json!(1u64 << 40), "`d_model` is 1099511627776, expected 1 to 1048576");
+    check("/blocks", json!([]), "`blocks` is 0, expected 1 to 256 blocks");
+    check("/blocks/0/num_heads", json!(3), "`blocks[0].num_heads` is 3, expected a divisor of d_model, 8");
+    let expected = "`blocks[0].caching.segmentation.size` is 0, expected 1 to 1048576";
+    check("/blocks/0/caching/segmentation/size", json!(0), expected);
+    let expected = "`format` is \"mcedge/2\", this version of mcedge reads \"mcedge/1\"";
+    check("/format", json!("mcedge/2"), expected);
+    let mut gru = caching("grm");
+    gru["query"] = json!("q");
+    let config = config(json!({"kind": "gru"}), gru);
+    let error = Spec::parse(config.to_string().as_bytes()).unwrap_err().to_string();
+    let expected =
+        "config.json: `blocks[0].caching.query` is q, expected u: a memory of kind gru has no projection q";
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn no_config_panics() {
+    let config = config(common::titans(), caching("ssc")).to_string();
+    mutate(config.as_bytes(), 20_000, |bytes| drop(Spec::parse(bytes)));
+    let nested = ["[".repeat(100_000), "{\"blocks\":".repeat(100_000)];
+    nested.iter().for_each(|text| assert!(Spec::parse(text.as_bytes()).is_err()));
+}

@@ -1,0 +1,175 @@
+//! The reference on models small enough to follow with a pencil, and what it refuses.
+
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{caching, config, random_weights, spec, titans};
+use mcedge_models::reference::{Stream, run};
+use mcedge_models::{Tensor, Weights, parameters};
+use ndarray::Array2;
+use serde_json::{Value, json};
+
+/// Runs a model of one channel, one head and d_model 1 whose projections are all 1, segments of two tokens, over
+/// `input`; everything else in the weights is zero.
+fn pencil(memory: Value, mut caching: Value, capacity: Option<usize>, input: &[f32]) -> Vec<f64> {
+    caching["segmentation"]["size"] = json!(2);
+    let config = json!({
+        "format": "mcedge/1", "name": "pencil", "d_model": 1, "input": {"kind": "features", "size": 1},
+        "blocks": [{"norm": "none", "residual": false, "num_heads": 1, "memory": memory, "caching": caching}],
+        "head": {"kind": "regression", "size": 1},
+    });
+    let spec = spec(&config);
+    let tensor = |name: &str, shape: Vec<usize>| {
+        let one = name.starts_with("blocks.0.mix") || name == "input.weight" || name == "head.weight";
+        Tensor { data: vec![if one { 1.0 } else { 0.0 }; shape.iter().product()], shape }
+    };
+    let tensors: BTreeMap<_, _> =
+        parameters(&spec).into_iter().map(|p| (p.name.clone(), tensor(&p.name, p.shape))).collect();
+    let weights = Weights::new(tensors, &spec).unwrap();
+    let input = Array2::from_shape_vec((input.len(), 1), input.to_vec()).unwrap();
+    run(&spec, &weights, Stream::Features(input.view()), capacity).unwrap().into_raw_vec_and_offset().0
+}
+
+fn linear() -> Value {
+    json!({"kind": "linear"})
+}
+
+#[track_caller]
+fn close(found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-7, "{found} instead of {expected}");
+    }
+}
+
+#[test]
+fn a_checkpoint_is_read_from_the_token_after_its_segment() {
+    // With ones, M counts tokens: checkpoints are 2, 4, 6.
+    let ones = [1.0; 6];
+    close(&pencil(linear(), caching("none"), None, &ones), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    close(&pencil(linear(), caching("residual"), None, &ones), &[1.0, 2.0, 5.0, 6.0, 11.0, 12.0]);
+    close(&pencil(linear(), caching("mean"), None, &ones), &[1.0, 2.0, 2.5, 3.0, 11.0 / 3.0, 4.0]);
+}
+
+#[test]
+fn restart_begins_every_segment_from_the_initial_state() {
+    let mut caching = caching("residual");
+    caching["init"] = json!("restart");
+    close(&pencil(linear(), caching, None, &[1.0; 6]), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+}
+
+#[test]
+fn a_full_cache_drops_its_oldest_checkpoint() {
+    let ones = [1.0; 8];
+    let bounded = |capacity| pencil(linear(), caching("residual"), Some(capacity), &ones);
+    close(&bounded(1), &[1.0, 2.0, 5.0, 6.0, 9.0, 10.0, 13.0, 14.0]);
+    close(&bounded(2), &[1.0, 2.0, 5.0, 6.0, 11.0, 12.0, 17.0, 18.0]);
+    close(&bounded(0), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    assert_eq!(bounded(3), pencil(linear(), caching("residual"), None, &ones));
+}
+
+#[test]
+fn gates_score_the_segments_context() {
+    // Token 3 reads the checkpoint 2 and the online 3. Sums: contexts 2 and 1; means: 1 and 1.
+    let third = |context: &str, temperature: f64| {
+        let mut caching = caching("grm");
+        caching["context"] = json!(context);
+        caching["temperature"] = json!(temperature);
+        pencil(linear(), caching, None, &[1.0; 3])[2]
+    };
+    let gated = |a: f64, b: f64| (2.0 * a.exp() + 3.0 * b.exp()) / (a.exp() + b.exp());
+    close(&[third("sum", 1.0), third("sum", 2.0)], &[gated(2.0, 1.0), gated(1.0, 0.5)]);
+    close(&[third("mean", 1.0)], &[2.5]);
+}
+
+#[test]
+fn ssc_reads_the_best_scored_checkpoints() {
+    // Contexts (sums) 2, 6, 1; checkpoints 2, 2 + 18 = 20; online 21. The second is read, the first is not.
+    let mut caching = caching("ssc");
+    caching["context"] = json!("sum");
+    caching["top_k"] = json!(1);
+    let found = pencil(linear(), caching, None, &[1.0, 1.0, 3.0, 3.0, 1.0]);
+    let (six, one) = (6f64.exp(), 1f64.exp());
+    close(&found[4..], &[(20.0 * six + 21.0 * one) / (six + one)]);
+}
+
+#[test]
+fn swla_writes_the_previous_token_again() {
+    // M ← M/2 + ¼·(previous x²) + x², read times x; a restart forgets the previous token too.
+    let memory = json!({"kind": "swla", "alpha": 0.5, "beta": 0.25, "lambda": 1.0});
+    let input = [2.0, 1.0, 1.0];
+    close(&pencil(memory.clone(), caching("none"), None, &input), &[8.0, 4.0, 3.25]);
+    let mut restart = caching("none");
+    restart["init"] = json!("restart");
+    close(&pencil(memory, restart, None, &input), &[8.0, 4.0, 1.0]);
+}
+
+#[test]
+fn a_deep_memory_from_zero_moves_its_last_bias_alone() {
+    // y = b and ∇ℓ = 2 (b − x): a step of 0.1 from 0 with x = 1 makes b = 0.2, with the paper's sign −0.2.
+    let memory = |kind: &str| json!({"kind": kind, "depth": 2, "width": 3, "bias": true, "objective": "l2", "step_size": 0.1});
+    close(&pencil(memory("titans"), caching("none"), None, &[1.0]), &[f64::from(0.1f32) * 2.0]);
+    close(&pencil(memory("dla"), caching("none"), None, &[1.0]), &[f64::from(0.1f32) * 2.0]);
+    let mut paper = memory("titans");
+    paper["sign"] = json!("paper");
+    close(&pencil(paper, caching("none"), None, &[1.0]), &[f64::from(0.1f32) * -2.0]);
+}
+
+#[test]
+fn input_and_output_are_in_their_channels_units() {
+    let mut config = config(linear(), caching("none"));
+    let features = json!({"kind": "features", "size": 3, "mean": [1.0, 2.0, 3.0], "std": [2.0, 4.0, 0.5]});
+    let weights = random_weights(&spec(&config), 1);
+    let plain = Array2::from_shape_vec((2, 3), vec![0.5, -1.0, 2.0, 1.0, 0.0, -3.0]).unwrap();
+    let scaled = Array2::from_shape_vec((2, 3), vec![2.0, -2.0, 4.0, 3.0, 2.0, 1.5]).unwrap();
+    let expected = run(&spec(&config), &weights, Stream::Features(plain.view()), None).unwrap();
+    config["input"] = features;
+    let standardised = run(&spec(&config), &weights, Stream::Features(scaled.view()), None).unwrap();
+    close(standardised.as_slice().unwrap(), expected.as_slice().unwrap());
+    config["head"] = json!({"kind": "regression", "size": 2, "mean": [10.0, 20.0], "std": [2.0, 3.0]});
+    let output = run(&spec(&config), &weights, Stream::Features(scaled.view()), None).unwrap();
+    let in_units: Vec<f64> =
+        expected.rows().into_iter().flat_map(|y| [y[0] * 2.0 + 10.0, y[1] * 3.0 + 20.0]).collect();
+    close(output.as_slice().unwrap(), &in_units);
+}
+
+#[test]
+fn an_input_that_is_not_the_models_is_refused() {
+    let features = config(titans(), caching("grm"));
+    let mut tokens = features.clone();
+    tokens["input"] = json!({"kind": "tokens", "vocab_size": 5});
+    let message = |config: &Value, stream: Stream<'_>| {
+        let spec = spec(config);
+        run(&spec, &random_weights(&spec, 1), stream, None).unwrap_err().to_string()
+    };
+    let two = Array2::zeros((4, 2));
+    let channels = message(&features, Stream::Features(two.view()));
+    assert_eq!(channels, "the input has 2 channels, the model takes 3");
+    let kind = message(&tokens, Stream::Features(two.view()));
+    assert_eq!(kind, "the input is features, the model takes tokens");
+    assert_eq!(message(&features, Stream::Tokens(&[1])), "the input is tokens, the model takes features");
+    for bad in [5, -1, i64::MIN, i64::MAX] {
+        let expected = format!("token {bad} at position 1 is outside the vocabulary, expected 0 to 4");
+        assert_eq!(message(&tokens, Stream::Tokens(&[4, bad])), expected);
+    }
+    let mut logarithmic = features.clone();
+    logarithmic["blocks"][0]["caching"]["segmentation"] = json!({"kind": "logarithmic"});
+    let three = Array2::zeros((4, 3));
+    let found = message(&logarithmic, Stream::Features(three.view()));
+    assert!(found.contains("kind logarithmic is not computed by this version"), "{found}");
+    let foreign = random_weights(&spec(&config(linear(), caching("none"))), 1);
+    let error =
+        run(&spec(&features), &foreign, Stream::Features(three.view()), None).unwrap_err().to_string();
+    assert!(error.starts_with("the weights are not this spec's: `blocks.0.mix.u.weight`"), "{error}");
+}
+
+#[test]
+fn an_empty_stream_has_an_empty_output() {
+    let spec = spec(&config(titans(), caching("grm")));
+    let none = Array2::zeros((0, 3));
+    let output = run(&spec, &random_weights(&spec, 1), Stream::Features(none.view()), None).unwrap();
+    assert_eq!(output.dim(), (0, 2));
+}

@@ -1,0 +1,279 @@
+//! ONNX Runtime: any CPU through the fused kernel, CUDA and TensorRT through the graph's plain bodies.
+
+use std::path::PathBuf;
+
+use half::f16;
+use mcedge_models::contract::{CacheTensor, Contract, DOMAIN, Dtype, MemoryFunction, Role};
+use ort::ep;
+use ort::logging::LogLevel;
+use ort::operator::{
+    ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
+};
+use ort::session::{Session, SessionInputValue, builder::SessionBuilder};
+use ort::value::{DynTensor, DynValue, TensorElementType, ValueRef, ValueRefMut};
+
+use super::call::{Call, Short};
+use super::ort_library::OnnxRuntime;
+use super::{Backend, Buffer, Cells, CellsMut, Element};
+use crate::{Error, Model};
+
+/// Where ONNX Runtime puts the graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// NVIDIA's CUDA.
+    Cuda,
+    /// NVIDIA's TensorRT.
+    TensorRt,
+}
+
+impl Device {
+    /// The word on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Cuda => "cuda",
+            Device::TensorRt => "tensorrt",
+        }
+    }
+}
+
+/// How a graph is loaded into ONNX Runtime.
+#[derive(Clone, Debug, Default)]
+pub struct OrtOptions {
+    /// The library; searched for when absent.
+    pub library: Option<PathBuf>,
+    /// The device.
+    pub device: Device,
+    /// Whether the CPU will do when the device is not to be had.
+    pub allow_fallback: bool,
+    /// Whether memory functions run as their bodies of standard ops, as they do on a GPU, in place of the kernel.
+    pub plain: bool,
+}
+
+/// A step graph in ONNX Runtime.
+pub struct Ort {
+    session: Session,
+    device: Device,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+}
+
+impl Ort {
+    /// Loads a model's step graph.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoOnnxRuntime`] when there is no library that will do; [`Error::Device`] when the device is not to
+    /// be had and nothing else will do; [`Error::Backend`] with what ONNX Runtime said.
+    pub fn new(model: &Model, options: &OrtOptions) -> Result<Self, Error> {
+        let runtime = OnnxRuntime::load(options.library.as_deref())?;
+        let device_error =
+            |error: ort::Error| Error::Device { device: options.device.name(), message: error.to_string() };
+        let (session, device) = match options.device {
+            Device::Cpu => (load(model, runtime, Device::Cpu, options.plain).map_err(failed)?, Device::Cpu),
+            device => match load(model, runtime, device, true) {
+                Ok(session) => (session, device),
+                Err(_) if options.allow_fallback => {
+                    (load(model, runtime, Device::Cpu, options.plain).map_err(failed)?, Device::Cpu)
+                }
+                Err(error) => return Err(device_error(error)),
+            },
+        };
+        let inputs = session.inputs().iter().map(|input| input.name().to_owned()).collect();
+        let outputs = session.outputs().iter().map(|output| output.name().to_owned()).collect();
+        Ok(Self { session, device, inputs, outputs })
+    }
+
+    /// Where the graph really is.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+}
+
+fn load(model: &Model, runtime: &OnnxRuntime, device: Device, plain: bool) -> ort::Result<Session> {
+    let mut builder = Session::builder(runtime.environment())?
+        .with_intra_threads(1)?
+        .with_inter_threads(1)?
+        .with_log_level(LogLevel::Error)?;
+    builder = match device {
+        Device::Cpu => builder,
+        Device::Cuda => builder.with_execution_providers([ep::CUDA::default().build().error_on_failure()])?,
+        Device::TensorRt => builder.with_execution_providers([
+            ep::TensorRT::default().build().error_on_failure(),
+            ep::CUDA::default().build().error_on_failure(),
+        ])?,
+    };
+    if !plain {
+        builder = with_kernels(builder, model.contract())?;
+    }
+    builder.commit_from_memory(model.step())
+}
+
+/// Registers one operator a memory function; a registered operator wins over the function's body.
+fn with_kernels(builder: SessionBuilder, contract: &Contract) -> ort::Result<SessionBuilder> {
+    let mut domain = OperatorDomain::new(DOMAIN)?;
+    let mut known: Vec<&str> = Vec::new();
+    for (i, block) in contract.blocks.iter().enumerate() {
+        if known.contains(&block.function.as_str()) {
+            continue;
+        }
+        known.push(&block.function);
+        let of_block = |cache: &&CacheTensor| cache.name.starts_with(&format!("cache.{i}."));
+        domain = domain.add(MemoryOperator {
+            name: block.function.clone(),
+            function: block.memory.clone(),
+            capacity: contract.capacity,
+            cache: contract.cache.iter().find(of_block).map_or(Dtype::F32, |cache| cache.dtype),
+        })?;
+    }
+    Ok(builder.with_operators(domain)?)
+}
+
+fn failed(error: ort::Error) -> Error {
+    Error::Backend { backend: "ort", message: error.to_string() }
+}
+
+impl Backend for Ort {
+    type Tensor = DynValue;
+
+    fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    fn zeros(&self, element: Element, shape: &[usize]) -> Result<DynValue, Error> {
+        let element = match element {
+            Element::F32 => TensorElementType::Float32,
+            Element::F16 => TensorElementType::Float16,
+            Element::I64 => TensorElementType::Int64,
+        };
+        let shape: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
+        let mut value = DynTensor::new(self.session.allocator(), element, shape).map_err(failed)?.into_dyn();
+        // ONNX Runtime does not promise zeros.
+        match value.cells_mut() {
+            CellsMut::F32(cells) => cells.fill(0.0),
+            CellsMut::F16(cells) => cells.fill(f16::ZERO),
+            CellsMut::I64(cells) => cells.fill(0),
+        }
+        Ok(value)
+    }
+
+    fn run<'a>(
+        &mut self,
+        inputs: impl Iterator<Item = &'a DynValue>,
+        outputs: &mut [DynValue],
+    ) -> Result<(), Error> {
+        let inputs: Short<SessionInputValue<'_>> = inputs.map(SessionInputValue::from).collect();
+        let values = self.session.run(inputs.as_slice()).map_err(failed)?;
+        for (output, (_, value)) in outputs.iter_mut().zip(values) {
+            *output = value;
+        }
+        Ok(())
+    }
+}
+
+impl Buffer for DynValue {
+    fn cells(&self) -> Cells<'_> {
+        if let Ok((_, cells)) = self.try_extract_tensor::<f32>() {
+            return Cells::F32(cells);
+        }
+        if let Ok((_, cells)) = self.try_extract_tensor::<f16>() {
+            return Cells::F16(cells);
+        }
+        Cells::I64(self.try_extract_tensor::<i64>().map_or(&[], |(_, cells)| cells))
+    }
+
+    fn cells_mut(&mut self) -> CellsMut<'_> {
+        match element_type(self) {
+            Some(TensorElementType::Float32) => CellsMut::F32(slice_mut(self)),
+            Some(TensorElementType::Float16) => CellsMut::F16(slice_mut(self)),
+            _ => CellsMut::I64(slice_mut(self)),
+        }
+    }
+}
+
+fn element_type(value: &DynValue) -> Option<TensorElementType> {
+    value.dtype().tensor_type()
+}
+
+fn slice_mut<T: ort::value::PrimitiveTensorElementType>(value: &mut DynValue) -> &mut [T] {
+    value.try_extract_tensor_mut().map_or(&mut [], |(_, cells)| cells)
+}
+
+/// A memory function as a custom operator.
+struct MemoryOperator {
+    name: String,
+    function: MemoryFunction,
+    capacity: usize,
+    /// Element type of the cache.
+    cache: Dtype,
+}
+
+impl Operator for MemoryOperator {
+    type Kernel<'attr> = MemoryKernel;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        let cache = match self.cache {
+            Dtype::F32 => TensorElementType::Float32,
+            Dtype::F16 => TensorElementType::Float16,
+        };
+        let input = move |role: &Role| match role {
+            Role::SegmentLength | Role::CacheLength => OperatorInput::required(TensorElementType::Int64),
+            Role::Cache(_) => OperatorInput::required(cache),
+            _ => OperatorInput::required(TensorElementType::Float32),
+        };
+        self.function.inputs().iter().map(input).collect::<Vec<_>>()
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        let outputs = self.function.outputs();
+        outputs.iter().map(|_| OperatorOutput::required(TensorElementType::Float32)).collect::<Vec<_>>()
+    }
+
+    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<MemoryKernel> {
+        Ok(MemoryKernel {
+            call: Call::new(&self.function, self.capacity),
+            sources: self.function.output_sources(),
+        })
+    }
+}
+
+/// The kernel of one node, with its scratch.
+struct MemoryKernel {
+    call: Call,
+    /// The input that each output has the shape of.
+    sources: Vec<usize>,
+}
+
+impl Kernel for MemoryKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let mut inputs: Short<ValueRef<'_>> = Short::new();
+        for index in 0..self.call.arity() {
+            inputs.push(
+                context.input(index)?.ok_or_else(|| ort::Error::new("a memory function lacks an input"))?,
+            );
+        }
+        let mut outputs: Short<ValueRefMut<'_>> = Short::new();
+        for (index, &source) in self.sources.iter().enumerate() {
+            let output = context.output(index, inputs[source].shape().clone())?;
+            outputs.push(output.ok_or_else(|| ort::Error::new("a memory function lacks an output"))?);
+        }
+        let batch = inputs[0].shape().first().map_or(1, |&batch| batch as usize);
+        let views: Short<Cells<'_>> = inputs.iter().map(|input| input.cells()).collect();
+        let mut rows: Short<&mut [f32]> = Short::new();
+        for output in &mut outputs {
+            rows.push(output.try_extract_tensor_mut::<f32>()?.1);
+        }
+        self.call.run(batch, &views, &mut rows).map_err(ort::Error::wrap)
+    }
+}

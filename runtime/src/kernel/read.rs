@@ -1,0 +1,163 @@
+//! The read: the online memory and the live checkpoints, weighted.
+
+use std::cmp::Ordering;
+
+use super::parameters::{self, Parameters, Tensor};
+use super::plan::{Plan, Scoring, Scratch, Weights};
+use super::simd::{LANES, Simd};
+use super::{Run, ops};
+
+/// Reads the memories at the token's q into y. A memory of weight 0 is not touched.
+#[inline(always)]
+pub(super) fn read<S: Simd>(
+    simd: S,
+    plan: &Plan,
+    scratch: &mut Scratch,
+    run: &mut Run<'_, '_>,
+    head: usize,
+    token: usize,
+) {
+    weigh(simd, plan, scratch, run, head, token);
+    let (live, part) = (plan.live(run), plan.part(head, token));
+    let y = &mut run.y[part];
+    y.fill(0.0);
+    scratch.sums.fill([0.0; LANES]);
+    scratch.inputs[0].copy_from_slice(&scratch.q);
+    for slot in 0..live {
+        let checkpoint = Parameters { tensors: run.cache, index: head * plan.capacity + slot };
+        add_memory(simd, plan, scratch, checkpoint, scratch.weights[slot], y);
+    }
+    let online = Parameters { tensors: &*run.present, index: head };
+    add_memory(simd, plan, scratch, online, scratch.weights[live], y);
+    if plan.soup {
+        read_soup(simd, plan, scratch, y);
+    }
+    ops::add_lane_sums(simd, &scratch.sums, y);
+}
+
+/// The weights of the live checkpoints and of the online memory, into `weights[..=live]`.
+#[inline(always)]
+fn weigh<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, run: &Run<'_, '_>, head: usize, token: usize) {
+    let live = plan.live(run);
+    match plan.weights {
+        Weights::One => scratch.weights[..=live].fill(1.0),
+        Weights::Mean => scratch.weights[..=live].fill(1.0 / (live + 1) as f32),
+        Weights::Gates(scoring) => {
+            score(simd, plan, scoring, scratch, run, head, token);
+            if live > scoring.top_k {
+                drop_all_but(scoring.top_k, &mut scratch.weights[..live], &mut scratch.slots[..live]);
+            }
+            ops::softmax(&mut scratch.weights[..=live]);
+        }
+    }
+}
+
+/// ⟨u, context⟩ / temperature of the live checkpoints and of the online memory, into `weights[..=live]`.
+#[inline(always)]
+fn score<S: Simd>(
+    simd: S,
+    plan: &Plan,
+    scoring: Scoring,
+    scratch: &mut Scratch,
+    run: &Run<'_, '_>,
+    head: usize,
+    token: usize,
+) {
+    let (dh, live) = (plan.head_size, plan.live(run));
+    let u = match run.u {
+        Some(u) => &u[plan.part(head, token)],
+        None => &scratch.q,
+    };
+    let scores = &mut scratch.weights[..=live];
+    if live > 0 {
+        let contexts = run.cache[scoring.cached_contexts].block(head, plan.capacity * dh);
+        parameters::matvec(simd, contexts.block(0, live * dh), u, &mut scores[..live]);
+    }
+    let context = &run.present[scoring.context][head * dh..][..dh];
+    let tokens = if scoring.mean { run.segment_length + token + 1 } else { 1 };
+    scores[live] = ops::dot(simd, context, u) / tokens as f32;
+    for score in scores {
+        *score *= scoring.scale;
+    }
+}
+
+/// Makes all scores but the `top_k` best −∞; of equal scores, the lower slot's is the better.
+fn drop_all_but(top_k: usize, scores: &mut [f32], slots: &mut [usize]) {
+    for (i, slot) in slots.iter_mut().enumerate() {
+        *slot = i;
+    }
+    let best_first = |&a: &usize, &b: &usize| -> Ordering { scores[b].total_cmp(&scores[a]).then(a.cmp(&b)) };
+    slots.select_nth_unstable_by(top_k, best_first);
+    for &slot in &slots[top_k..] {
+        scores[slot] = f32::NEG_INFINITY;
+    }
+}
+
+/// Adds the memory's answer to `inputs[0]`, weighted, to `sums` and y; or its parameters to the soup.
+#[inline(always)]
+fn add_memory<S: Simd, T: Tensor>(
+    simd: S,
+    plan: &Plan,
+    scratch: &mut Scratch,
+    memory: Parameters<'_, T>,
+    weight: f32,
+    y: &mut [f32],
+) {
+    if weight == 0.0 {
+    } else if plan.soup {
+        add_to_soup(simd, plan, scratch, memory, weight);
+    } else {
+        add_answer(simd, plan, scratch, memory, weight, y);
+    }
+}
+
+#[inline(always)]
+fn add_answer<S: Simd, T: Tensor>(
+    simd: S,
+    plan: &Plan,
+    scratch: &mut Scratch,
+    memory: Parameters<'_, T>,
+    weight: f32,
+    y: &mut [f32],
+) {
+    memory.hidden::<S, false>(simd, plan, scratch);
+    let last = plan.layers.len() - 1;
+    let (layer, input) = (&plan.layers[last], &scratch.inputs[last]);
+    for (weighted, x) in scratch.weighted.iter_mut().zip(input) {
+        *weighted = weight * x;
+    }
+    parameters::add_matvec(simd, memory.weight(layer), &scratch.weighted, &mut scratch.sums);
+    if let Some(bias) = memory.bias(layer) {
+        parameters::add_scaled(simd, weight, bias, y);
+    }
+    if plan.skip {
+        ops::add_scaled(simd, weight, &scratch.q, y);
+    }
+}
+
+#[inline(always)]
+fn add_to_soup<S: Simd, T: Tensor>(
+    simd: S,
+    plan: &Plan,
+    scratch: &mut Scratch,
+    memory: Parameters<'_, T>,
+    weight: f32,
+) {
+    for layer in &plan.layers {
+        parameters::add_scaled(simd, weight, memory.weight(layer), &mut scratch.soup[layer.weight]);
+        if let (Some(bias), Some(index)) = (memory.bias(layer), layer.bias) {
+            parameters::add_scaled(simd, weight, bias, &mut scratch.soup[index]);
+        }
+    }
+}
+
+/// Adds the soup's answer to `inputs[0]`, and empties it for the next.
+#[inline(always)]
+fn read_soup<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, y: &mut [f32]) {
+    let mut soup = std::mem::take(&mut scratch.soup);
+    add_answer(simd, plan, scratch, Parameters { tensors: &soup, index: 0 }, 1.0, y);
+    for tensor in &mut soup {
+        tensor.fill(0.0);
+    }
+    scratch.soup = soup;
+}

@@ -1,0 +1,370 @@
+//! Eight lanes of f32 on each instruction set.
+//!
+//! An implementation of [`Simd`] is a token: a value of it exists only where the CPU has been asked and has the
+//! instructions, so its methods are safe to call. Everything generic over a token is `#[inline(always)]`: it has
+//! to end up inside the one function that carries `#[target_feature]`, or the instructions would not be used.
+
+use half::f16;
+
+use super::Isa;
+
+/// Lanes of a vector, on every instruction set.
+pub(super) const LANES: usize = 8;
+
+/// Vectors of [`LANES`] f32.
+pub(super) trait Simd: Copy {
+    /// A vector.
+    type V: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// The lanes of `x`.
+    fn load(self, x: &[f32; LANES]) -> Self::V;
+    /// The lanes of `x`, exactly, as f32.
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V;
+    /// Writes the lanes to `x`.
+    fn store(self, v: Self::V, x: &mut [f32; LANES]);
+    /// a · b.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a · b + c, rounded once or twice.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The sum over each vector's lanes: lane r of the answer is that of `v[r]`.
+    fn sum_each(self, v: [Self::V; LANES]) -> Self::V;
+    /// The sum over the lanes.
+    fn sum(self, v: Self::V) -> f32;
+}
+
+/// Work that is the same on every instruction set, up to rounding.
+pub(super) trait Task {
+    /// Does the work; `#[inline(always)]`, as everything it calls with the token.
+    fn run<S: Simd>(self, simd: S);
+}
+
+impl Isa {
+    /// Runs the task on these instructions.
+    ///
+    /// # Panics
+    ///
+    /// When the CPU has not got them.
+    pub(super) fn run(self, task: impl Task) {
+        match self {
+            Isa::Portable => task.run(Portable),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                let token = x86::Avx2::new().expect("a CPU with AVX2, FMA and F16C");
+                // SAFETY: the token proves that the CPU has the features of the function.
+                unsafe { x86::run(token, task) }
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => {
+                let token = arm::Neon::new().expect("a CPU with NEON");
+                // SAFETY: the token proves that the CPU has the features of the function.
+                unsafe { arm::run(token, task) }
+            }
+            #[allow(unreachable_patterns)]
+            _ => panic!("{self} on another architecture"),
+        }
+    }
+
+    /// Whether this CPU has the instructions.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86::Avx2::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => arm::Neon::new().is_some(),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+}
+
+/// Plain Rust, on any CPU.
+#[derive(Clone, Copy)]
+struct Portable;
+
+impl Simd for Portable {
+    type V = [f32; LANES];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::V {
+        *x
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V {
+        let mut v = [0.0; LANES];
+        for (v, x) in v.iter_mut().zip(x) {
+            *v = widen(*x);
+        }
+        v
+    }
+
+    #[inline(always)]
+    fn store(self, v: Self::V, x: &mut [f32; LANES]) {
+        *x = v;
+    }
+
+    #[inline(always)]
+    fn mul(self, mut a: Self::V, b: Self::V) -> Self::V {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a *= b;
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
+        // Not `f32::mul_add`: without FMA that is a library call.
+        for ((a, b), c) in a.iter().zip(b).zip(&mut c) {
+            *c += a * b;
+        }
+        c
+    }
+
+    #[inline(always)]
+    fn sum_each(self, v: [Self::V; LANES]) -> Self::V {
+        v.map(|v| self.sum(v))
+    }
+
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]))
+    }
+}
+
+/// As `f16::to_f32`, without branches, so that a loop over it becomes vector code.
+#[inline(always)]
+fn widen(x: f16) -> f32 {
+    /// 2 to the difference of the two types' exponent biases.
+    const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let bits = u32::from(x.to_bits());
+    let magnitude = bits & 0x7fff;
+    // The product is exact, for subnormal numbers as well; infinity and NaN alone need their own exponent.
+    let finite = f32::from_bits(magnitude << 13) * REBIAS;
+    let exponent = if magnitude >= 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(finite.to_bits() | exponent | (bits & 0x8000) << 16)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use half::f16;
+
+    use super::{LANES, Simd, Task};
+
+    /// The CPU has AVX2, FMA and F16C.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx2(());
+
+    impl Avx2 {
+        pub(super) fn new() -> Option<Self> {
+            let available = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            available.then_some(Self(()))
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn run(token: Avx2, task: impl Task) {
+        task.run(token);
+    }
+
+    impl Simd for Avx2 {
+        type V = __m256;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m256 {
+            // SAFETY: the token proves AVX.
+            unsafe { _mm256_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> __m256 {
+            // SAFETY: the token proves AVX; `x` is 32 readable bytes, and an unaligned load asks no more.
+            unsafe { _mm256_loadu_ps(x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn load_f16(self, x: &[f16; LANES]) -> __m256 {
+            // SAFETY: the token proves F16C; `x` is 16 readable bytes, and an unaligned load asks no more.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
+        }
+
+        #[inline(always)]
+        fn store(self, v: __m256, x: &mut [f32; LANES]) {
+            // SAFETY: the token proves AVX; `x` is 32 writable bytes, and an unaligned store asks no more.
+            unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }
+        }
+
+        #[inline(always)]
+        fn mul(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the token proves AVX.
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: the token proves FMA.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+
+        /// A tree of horizontal adds: each leaves the sums of four vectors side by side, half by half.
+        #[inline(always)]
+        fn sum_each(self, v: [__m256; LANES]) -> __m256 {
+            // SAFETY: the token proves AVX.
+            unsafe {
+                let low = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+                let high = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
+                let first_halves = _mm256_permute2f128_ps::<0x20>(low, high);
+                let second_halves = _mm256_permute2f128_ps::<0x31>(low, high);
+                _mm256_add_ps(first_halves, second_halves)
+            }
+        }
+
+        #[inline(always)]
+        fn sum(self, v: __m256) -> f32 {
+            // SAFETY: the token proves AVX.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    use half::f16;
+
+    use super::{LANES, Simd, Task};
+
+    /// The CPU has NEON.
+    #[derive(Clone, Copy)]
+    pub(super) struct Neon(());
+
+    impl Neon {
+        pub(super) fn new() -> Option<Self> {
+            std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+        }
+    }
+
+    #[target_feature(enable = "neon")]
+    pub(super) fn run(token: Neon, task: impl Task) {
+        task.run(token);
+    }
+
+    /// Eight lanes are a pair of registers, lanes 0..4 and 4..8.
+    impl Simd for Neon {
+        type V = [float32x4_t; 2];
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> Self::V {
+            // SAFETY: the token proves NEON.
+            unsafe { [vdupq_n_f32(x); 2] }
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> Self::V {
+            // SAFETY: the token proves NEON; `x` is eight readable f32.
+            unsafe { [vld1q_f32(x.as_ptr()), vld1q_f32(x.as_ptr().add(4))] }
+        }
+
+        /// By hand, for `vcvt_f32_f16` came to stable Rust later than the oldest compiler this builds with. The
+        /// instructions belong to the base architecture; only arithmetic in f16 is an extension.
+        #[inline(always)]
+        fn load_f16(self, x: &[f16; LANES]) -> Self::V {
+            // SAFETY: the token proves NEON; `x` is eight readable 16-bit words; the instructions read and write
+            // the named registers alone.
+            unsafe {
+                let cells = vld1q_u16(x.as_ptr().cast());
+                let (low, high): (float32x4_t, float32x4_t);
+                asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) low, in(vreg) cells,
+                     options(pure, nomem, nostack, preserves_flags));
+                asm!("fcvtl2 {0:v}.4s, {1:v}.8h", out(vreg) high, in(vreg) cells,
+                     options(pure, nomem, nostack, preserves_flags));
+                [low, high]
+            }
+        }
+
+        #[inline(always)]
+        fn store(self, v: Self::V, x: &mut [f32; LANES]) {
+            // SAFETY: the token proves NEON; `x` is eight writable f32.
+            unsafe {
+                vst1q_f32(x.as_mut_ptr(), v[0]);
+                vst1q_f32(x.as_mut_ptr().add(4), v[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: the token proves NEON.
+            unsafe { [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1])] }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: the token proves NEON.
+            unsafe { [vfmaq_f32(c[0], a[0], b[0]), vfmaq_f32(c[1], a[1], b[1])] }
+        }
+
+        /// A tree of pairwise adds.
+        #[inline(always)]
+        fn sum_each(self, v: [Self::V; LANES]) -> Self::V {
+            // SAFETY: the token proves NEON.
+            unsafe {
+                let four = v.map(|v| vaddq_f32(v[0], v[1]));
+                let low = vpaddq_f32(vpaddq_f32(four[0], four[1]), vpaddq_f32(four[2], four[3]));
+                let high = vpaddq_f32(vpaddq_f32(four[4], four[5]), vpaddq_f32(four[6], four[7]));
+                [low, high]
+            }
+        }
+
+        #[inline(always)]
+        fn sum(self, v: Self::V) -> f32 {
+            // SAFETY: the token proves NEON.
+            unsafe { vaddvq_f32(vaddq_f32(v[0], v[1])) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Widen<'a> {
+        from: [f16; LANES],
+        to: &'a mut [f32; LANES],
+    }
+
+    impl Task for Widen<'_> {
+        fn run<S: Simd>(self, simd: S) {
+            simd.store(simd.load_f16(&self.from), self.to);
+        }
+    }
+
+    #[test]
+    fn every_f16_is_widened_exactly() {
+        for isa in Isa::available() {
+            for bits in 0..=u16::MAX {
+                let (x, mut widened) = (f16::from_bits(bits), [0.0; LANES]);
+                isa.run(Widen { from: [x; LANES], to: &mut widened });
+                let same =
+                    |found: &f32| found.to_bits() == x.to_f32().to_bits() || found.is_nan() && x.is_nan();
+                assert!(widened.iter().all(same), "{x} on {isa} is {widened:?}");
+            }
+        }
+    }
+}

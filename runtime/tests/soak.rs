@@ -1,0 +1,78 @@
+//! A stream of a million tokens: its memory stays where it was.
+
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use mcedge_models::spec::Spec;
+use mcedge_models::{Tensor, Weights, parameters};
+use mcedge_runtime::{Backend, Engine, Model, OnnxRuntime, Ort, OrtOptions, Policy, Tract};
+
+const TOKENS: u64 = 1_000_000;
+/// Room for noise; a leak of one byte a token comes to more over the second half of the stream.
+const SLACK_KIB: u64 = 300;
+
+const CONFIG: &str = r#"{"format": "mcedge/1", "name": "soak", "input": {"kind": "tokens", "vocab_size": 16}, "d_model": 8,
+    "blocks": [{"norm": "layer_norm", "num_heads": 2, "normalize_qk": true,
+                "memory": {"kind": "titans", "depth": 2, "width": 4, "objective": "l2", "step_size": 0.05, "momentum": 0.9,
+                           "retention": 0.99},
+                "caching": {"aggregation": "grm", "init": "continue", "segmentation": {"kind": "constant", "size": 16}}}],
+    "final_norm": true, "head": {"kind": "logits", "size": 16}}"#;
+
+fn model() -> Model {
+    let spec = Spec::parse(CONFIG.as_bytes()).unwrap();
+    let mut tensors = BTreeMap::new();
+    for (seed, parameter) in parameters(&spec).into_iter().enumerate() {
+        let elements: usize = parameter.shape.iter().product();
+        let data = (0..elements).map(|i| ((i * 37 + seed * 11) % 17) as f32 / 17.0 - 0.5).collect();
+        tensors.insert(parameter.name, Tensor { shape: parameter.shape, data });
+    }
+    let weights = Weights::new(tensors, &spec).unwrap();
+    let options = mcedge_export::Options { capacity: 8, ..Default::default() };
+    let bundle = mcedge_export::bundle(&spec, &weights, options).unwrap();
+    Model::from_bytes(bundle.step, &bundle.initial_state).unwrap()
+}
+
+/// Resident memory of this process, or none where `/proc` does not tell.
+fn resident_kib() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn soak<B: Backend>(name: &str, model: &Model, backend: B) {
+    let mut engine = Engine::new(model, backend, Policy::Oldest).unwrap();
+    let (mut early, mut middle) = (None, None);
+    for t in 0..TOKENS {
+        if t == TOKENS / 10 {
+            early = resident_kib();
+        }
+        if t == TOKENS / 2 {
+            middle = resident_kib();
+        }
+        let output = engine.push_token((t * 7 % 16) as i64).unwrap();
+        assert!(output.iter().all(|x| x.is_finite()), "token {t}: {output:?}");
+    }
+    // ONNX Runtime's allocator takes some 300,000 steps to have all the pages that it will ever have.
+    match (early, middle, resident_kib()) {
+        (Some(early), Some(middle), Some(late)) => {
+            println!(
+                "{name}: resident {early} KiB at 10 %, {middle} at 50 %, {late} at 100 % of {TOKENS} tokens"
+            );
+            assert!(late <= middle + SLACK_KIB, "{name} grew from {middle} to {late} KiB");
+        }
+        _ => println!("skipped: this system does not tell a process its resident memory"),
+    }
+}
+
+// One test for both backends: they share the process whose memory is measured.
+#[test]
+fn memory_does_not_grow_with_the_stream() {
+    let model = model();
+    soak("tract", &model, Tract::new(&model).unwrap());
+    match OnnxRuntime::load(None) {
+        Ok(_) => soak("ort", &model, Ort::new(&model, &OrtOptions::default()).unwrap()),
+        Err(error) => println!("skipped ONNX Runtime: {error}"),
+    }
+}

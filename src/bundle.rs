@@ -1,0 +1,80 @@
+//! BUNDLE on the command line: a bundle, or a model that becomes one in a cache folder first.
+
+use std::env;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use mcedge_export::Bundle;
+use mcedge_models::Model;
+
+use crate::export::Options;
+
+/// The argument BUNDLE, with the options of an export for when there is one.
+#[derive(clap::Args, Clone)]
+pub struct BundleArg {
+    /// A bundle, or a model directory or .pt checkpoint, which is exported into a cache folder first
+    pub bundle: PathBuf,
+    #[command(flatten, next_help_heading = "When BUNDLE is a model, not a bundle")]
+    pub options: Options,
+}
+
+impl BundleArg {
+    /// The bundle's directory.
+    pub fn directory(&self) -> Result<PathBuf> {
+        directory(&self.bundle, &self.options)
+    }
+}
+
+/// Exports `model` and tells the exporter's warnings.
+pub fn make(model: &Model, options: &Options) -> Result<Bundle> {
+    let bundle = mcedge_export::bundle(&model.spec, &model.weights, options.export())
+        .with_context(|| format!("cannot export {}", model.spec.name))?;
+    for warning in &bundle.warnings {
+        eprintln!("mcedge: warning: {warning}");
+    }
+    Ok(bundle)
+}
+
+/// The bundle at `path`, or the one that its model was exported to.
+pub fn directory(path: &Path, options: &Options) -> Result<PathBuf> {
+    if path.join("step.onnx").is_file() {
+        return Ok(path.to_owned());
+    }
+    let is_model = path.join("config.json").is_file() || path.extension().is_some_and(|ext| ext == "pt");
+    if !is_model {
+        let found = if path.is_dir() { "a directory with neither" } else { "not there, or not a directory" };
+        bail!(
+            "{}: {found}; expected a bundle (step.onnx) or a model (config.json, or a .pt file)",
+            path.display()
+        );
+    }
+    let cached = cache_folder()?.join(key(path, options)?);
+    if !cached.join("step.onnx").is_file() {
+        let model = Model::load(path)?;
+        fs::create_dir_all(cache_folder()?)?;
+        make(&model, options)?.write(&cached).context("cannot write to the cache folder")?;
+    }
+    Ok(cached)
+}
+
+/// `mcedge` in the user's cache folder.
+fn cache_folder() -> Result<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    Ok(base.unwrap_or_else(env::temp_dir).join("mcedge"))
+}
+
+/// A folder name that changes with the model, the options and this program's version.
+fn key(path: &Path, options: &Options) -> Result<String> {
+    let files: &[&str] = if path.is_dir() { &["config.json", "model.safetensors"] } else { &[""] };
+    let mut hasher = DefaultHasher::new();
+    (env!("CARGO_PKG_VERSION"), options.capacity, options.cache_dtype as u8).hash(&mut hasher);
+    for file in files {
+        let file = if file.is_empty() { path.to_owned() } else { path.join(file) };
+        fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?.hash(&mut hasher);
+    }
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(format!("{name}-{:016x}", hasher.finish()))
+}

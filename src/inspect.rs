@@ -1,0 +1,104 @@
+//! `mcedge inspect`: what a bundle takes, gives and remembers.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use mcedge_models::contract::{CacheTensor, Contract, Input, StateTensor};
+use mcedge_models::spec::Segmentation;
+use mcedge_runtime::Model;
+use serde_json::json;
+
+use crate::bundle::BundleArg;
+
+/// Flags of `mcedge inspect`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    bundle: BundleArg,
+    /// Print JSON: the contract and the bytes
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one stream costs in memory, in bytes.
+struct Bytes {
+    /// `step.onnx`: nearly all of it weights.
+    graph: usize,
+    state: usize,
+    cache: usize,
+}
+
+/// Prints what a bundle is.
+pub fn inspect(args: &Args) -> Result<ExitCode> {
+    let model = Model::open(&args.bundle.directory()?)?;
+    let contract = model.contract();
+    let bytes = Bytes {
+        graph: model.step().len(),
+        state: contract.state.iter().map(state_bytes).sum(),
+        cache: contract.cache.iter().map(cache_bytes).sum(),
+    };
+    if args.json {
+        let json = json!({
+            "contract": contract,
+            "bytes": {"graph": bytes.graph, "state": bytes.state, "cache": bytes.cache},
+        });
+        println!("{json:#}");
+    } else {
+        print!("{}", table(contract, &bytes));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn state_bytes(state: &StateTensor) -> usize {
+    state.shape.iter().product::<usize>() * state.dtype.size()
+}
+
+fn cache_bytes(cache: &CacheTensor) -> usize {
+    cache.shape.iter().product::<usize>() * cache.dtype.size()
+}
+
+fn table(contract: &Contract, bytes: &Bytes) -> String {
+    let mut text = format!("{} ({})\n", contract.name, contract.schema);
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<10} {value}");
+    };
+    line("input", input(&contract.input));
+    line("output", format!("{:?}, {} a token", contract.output.kind, contract.output.size).to_lowercase());
+    line("segments", segments(contract));
+    for (i, block) in contract.blocks.iter().enumerate() {
+        let function = &block.memory;
+        let (heads, size) = (function.num_heads, function.head_size);
+        line(&format!("block {i}"), format!("{}, {heads} heads of {size}", block.function));
+    }
+    for state in &contract.state {
+        line("state", format!("{:<22} {:?}", state.past, state.shape));
+    }
+    for cache in &contract.cache {
+        line("cache", format!("{:<22} {:?} {:?}", cache.name, cache.shape, cache.dtype).to_lowercase());
+    }
+    let Bytes { graph, state, cache } = bytes;
+    let slot = cache / contract.capacity;
+    line("memory", format!("graph and weights {graph}, state {state}, cache {cache} bytes"));
+    line("checkpoint", format!("{slot} bytes each, {} slots", contract.capacity));
+    text
+}
+
+fn input(input: &Input) -> String {
+    match input {
+        Input::Features { size, names, rate_hz, .. } => {
+            let rate = rate_hz.map(|rate| format!(" at {rate} Hz")).unwrap_or_default();
+            let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
+            format!("{size} channels{rate}{names}")
+        }
+        Input::Tokens { vocab_size } => format!("tokens 0 to {}", vocab_size - 1),
+    }
+}
+
+fn segments(contract: &Contract) -> String {
+    let init = format!("{:?}", contract.init).to_lowercase();
+    match contract.segmentation {
+        Segmentation::Constant { size } => format!("of {size} tokens, {init}"),
+        Segmentation::Logarithmic {} => format!("logarithmic, {init}"),
+    }
+}

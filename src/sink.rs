@@ -1,0 +1,236 @@
+//! Where predictions go: CSV, JSON lines or `.npy`, in a file or on standard output.
+//!
+//! | layout | columns of a CSV; keys of a JSON line |
+//! |---|---|
+//! | [`Layout::Forecast`] | `index` or `time`, `<channel>.prediction`…, `<channel>.residual`…, `score`; `prediction` and `residual` are objects by channel |
+//! | [`Layout::Values`] | `index` or `time`, `y0`…; `output` is an array |
+//! | [`Layout::Classes`] | `index` or `time`, `label`, `p.<label>`…; `p` is an object by label |
+//! | [`Layout::Surprise`] of text | `line` from 1, `bytes`, `bits_per_byte`, `text` |
+//! | [`Layout::Surprise`] of tokens | `index` or `time`, `tokens`, `bits_per_token` |
+//!
+//! A cell with nothing to say (the first sample's residual) is empty, `null` in JSON. An `.npy` is the graph's output,
+//! `[T, O]` f32, whatever the layout.
+
+mod npy;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use clap::ValueEnum;
+use mcedge_models::contract::{Output, OutputKind};
+
+use crate::source::Fields;
+use npy::Npy;
+use table::Table;
+
+/// What an output is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A header and a row for each record.
+    Csv,
+    /// A NumPy array of all outputs, `[T, O]` f32.
+    Npy,
+    /// An object on each line.
+    Jsonl,
+}
+
+/// What there is to say about each record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Layout {
+    /// A regression as wide as its sample predicts the next one: prediction, residual, score.
+    Forecast {
+        /// `[O]`.
+        channels: Vec<String>,
+        /// Whether records have a time.
+        time: bool,
+    },
+    /// The outputs as they are.
+    Values {
+        /// O.
+        size: usize,
+        /// Whether records have a time.
+        time: bool,
+    },
+    /// The likeliest class, and the softmax of the outputs.
+    Classes {
+        /// `[O]`.
+        labels: Vec<String>,
+        /// Whether records have a time.
+        time: bool,
+    },
+    /// How well the tokens were predicted.
+    Surprise {
+        /// Whether a record is a line of text.
+        text: bool,
+        /// Whether records have a time.
+        time: bool,
+    },
+}
+
+/// One record's results. The layout says which of them are written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Row<'a> {
+    /// Number of the record, from 0.
+    pub index: u64,
+    /// Its time.
+    pub time: Option<&'a str>,
+    /// The output after the record's last token, `[O]`.
+    pub output: &'a [f32],
+    /// The sample less the prediction made for it one step before, `[O]`.
+    pub residual: Option<&'a [f32]>,
+    /// The anomaly score of the residual.
+    pub score: Option<f64>,
+    /// Tokens of the record.
+    pub tokens: u64,
+    /// Mean bits of the record's tokens that were predicted: all but the first of a stream.
+    pub bits: Option<f64>,
+    /// The record's line.
+    pub line: &'a [u8],
+}
+
+/// An output, open.
+pub struct Sink {
+    name: String,
+    writer: Writer,
+}
+
+enum Writer {
+    Csv(Table),
+    Jsonl(Table),
+    Npy(Npy),
+}
+
+impl Layout {
+    /// What a model with `output` has to say about records with `fields`.
+    pub fn new(output: &Output, fields: &Fields) -> Self {
+        let (size, time) = (output.size, fields.time);
+        let tokens = fields.channels.is_empty();
+        match output.kind {
+            OutputKind::Regression if fields.channels.len() == size => {
+                Layout::Forecast { channels: fields.channels.clone(), time }
+            }
+            OutputKind::Logits if tokens => Layout::Surprise { text: fields.text, time },
+            OutputKind::Classification => {
+                let numbered = |labels: usize| (0..labels).map(|label| label.to_string()).collect();
+                let labels = if output.labels.is_empty() { numbered(size) } else { output.labels.clone() };
+                Layout::Classes { labels, time }
+            }
+            _ => Layout::Values { size, time },
+        }
+    }
+}
+
+impl Sink {
+    /// Opens `uri`, a path or `-` for standard output, for outputs `[size]`. `input` is the URI of what is read.
+    ///
+    /// A file is made anew: open the input first, so that nothing is lost for want of one.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written or is the input; its extension is no known format and none is given; or an
+    /// `.npy`, whose header needs the count of rows that only the end knows, is to go where there is no going back.
+    pub fn open(uri: &str, input: &str, format: Option<Format>, layout: Layout, size: usize) -> Result<Self> {
+        let path = uri.strip_prefix("file://").unwrap_or(uri);
+        let name = if path == "-" { "standard output" } else { path };
+        let open = || {
+            ensure!(!path.contains("://"), "expected a path, a file:// URI, or - for standard output");
+            let format = match format {
+                Some(format) => format,
+                None => by_extension(path)?,
+            };
+            let writer = match format {
+                Format::Npy => Writer::Npy(Npy::new(create_seekable(path, input)?, size)?),
+                Format::Csv => Writer::Csv(Table::csv(create(path, input)?, layout, delimiter(path))?),
+                Format::Jsonl => Writer::Jsonl(Table::jsonl(create(path, input)?, layout)),
+            };
+            Ok(Sink { name: name.into(), writer })
+        };
+        open().with_context(|| format!("output {name}"))
+    }
+
+    /// Takes the output of a step, `[O]`, for every token or sample: an `.npy` is made of these.
+    pub fn step(&mut self, output: &[f32]) -> Result<()> {
+        let written = match &mut self.writer {
+            Writer::Npy(npy) => npy.step(output),
+            Writer::Csv(_) | Writer::Jsonl(_) => Ok(()),
+        };
+        self.named(written)
+    }
+
+    /// Takes what there is to say about a record: rows and lines are made of these.
+    pub fn row(&mut self, row: &Row) -> Result<()> {
+        let written = match &mut self.writer {
+            Writer::Npy(_) => Ok(()),
+            Writer::Csv(table) => table.csv_row(row),
+            Writer::Jsonl(table) => table.json_row(row),
+        };
+        self.named(written)
+    }
+
+    /// Hands on all that was taken, for a reader who waits; a file is whole up to here, an `.npy` too.
+    pub fn flush(&mut self) -> Result<()> {
+        let flushed = match &mut self.writer {
+            Writer::Npy(npy) => npy.flush(),
+            Writer::Csv(table) | Writer::Jsonl(table) => table.flush(),
+        };
+        self.named(flushed)
+    }
+
+    /// Ends the output: everything is in its place or the run has failed.
+    pub fn finish(mut self) -> Result<()> {
+        self.flush()
+    }
+
+    fn named(&self, written: io::Result<()>) -> Result<()> {
+        written.with_context(|| format!("output {}", self.name))
+    }
+}
+
+/// Whether an error says that the reader of an output has gone, as `head` does: a success.
+pub fn is_broken_pipe(err: &Error) -> bool {
+    let is_broken = |err: &io::Error| err.kind() == io::ErrorKind::BrokenPipe;
+    err.chain().any(|cause| cause.downcast_ref().is_some_and(is_broken))
+}
+
+fn by_extension(path: &str) -> Result<Format> {
+    if path == "-" {
+        return Ok(Format::Csv);
+    }
+    let extension = path.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    Ok(match extension.as_deref() {
+        Some("csv" | "tsv") => Format::Csv,
+        Some("npy") => Format::Npy,
+        Some("jsonl" | "ndjson") => Format::Jsonl,
+        _ => bail!("its extension is not .csv, .tsv, .npy or .jsonl, and no format is given"),
+    })
+}
+
+fn delimiter(path: &str) -> char {
+    if path.to_ascii_lowercase().ends_with(".tsv") { '\t' } else { ',' }
+}
+
+fn create(path: &str, input: &str) -> Result<BufWriter<Box<dyn Write>>> {
+    if path == "-" {
+        return Ok(BufWriter::new(Box::new(io::stdout())));
+    }
+    Ok(BufWriter::new(Box::new(create_file(path, input)?)))
+}
+
+fn create_seekable(path: &str, input: &str) -> Result<File> {
+    const WHY: &str = "an .npy begins with the count of its rows, and needs a file to go back in";
+    ensure!(path != "-" && fs::metadata(path).map_or(true, |metadata| metadata.is_file()), WHY);
+    create_file(path, input)
+}
+
+fn create_file(path: &str, input: &str) -> Result<File> {
+    let input = input.strip_prefix("file://").unwrap_or(input);
+    if let (Ok(from), Ok(to)) = (fs::canonicalize(input), fs::canonicalize(path)) {
+        let is_file = fs::metadata(&to).is_ok_and(|metadata| metadata.is_file());
+        ensure!(from != to || !is_file, "is the input");
+    }
+    Ok(File::create(path)?)
+}

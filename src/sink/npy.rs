@@ -1,0 +1,59 @@
+//! A NumPy array that grows row by row.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+
+/// Bytes before the data, enough for any count of rows.
+const HEADER_BYTES: usize = 128;
+
+/// An `.npy` of `[T, size]` f32, whole after each flush.
+pub struct Npy {
+    file: BufWriter<File>,
+    size: usize,
+    /// Rows taken.
+    rows: u64,
+}
+
+impl Npy {
+    pub fn new(file: File, size: usize) -> io::Result<Self> {
+        let mut npy = Npy { file: BufWriter::new(file), size, rows: 0 };
+        npy.file.write_all(&npy.header())?;
+        Ok(npy)
+    }
+
+    /// Takes a row, `[size]`.
+    pub fn step(&mut self, output: &[f32]) -> io::Result<()> {
+        assert_eq!(output.len(), self.size, "numbers in an output");
+        for number in output {
+            self.file.write_all(&number.to_le_bytes())?;
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Writes what was taken, then the header that counts it.
+    pub fn flush(&mut self) -> io::Result<()> {
+        // Seeking writes the buffer out first, so that the header never counts what is not there.
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(&self.header())?;
+        self.file.seek(SeekFrom::End(0))?;
+        Ok(())
+    }
+
+    fn header(&self) -> [u8; HEADER_BYTES] {
+        let Npy { rows, size, .. } = self;
+        let dictionary = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {size}), }}");
+        let mut header = [b' '; HEADER_BYTES];
+        header[..10].copy_from_slice(b"\x93NUMPY\x01\x00\x76\x00");
+        header[10..10 + dictionary.len()].copy_from_slice(dictionary.as_bytes());
+        header[HEADER_BYTES - 1] = b'\n';
+        header
+    }
+}
+
+/// A run that fails leaves what was done so far.
+impl Drop for Npy {
+    fn drop(&mut self) {
+        let _ = self.flush();
+    }
+}

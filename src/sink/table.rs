@@ -1,0 +1,266 @@
+//! Rows of CSV and JSON lines.
+
+use std::fmt::{Display, Write as _};
+use std::io::{self, BufWriter, Write};
+
+use super::{Layout, Row};
+
+/// Writes records in a layout.
+pub struct Table {
+    out: BufWriter<Box<dyn Write>>,
+    layout: Layout,
+    delimiter: char,
+    /// The channels or labels as JSON strings, `[O]` or empty.
+    keys: Vec<String>,
+    /// The row in the making.
+    row: String,
+    /// Softmax of an output, `[O]`.
+    shares: Vec<f32>,
+}
+
+impl Table {
+    /// A CSV, with its header written.
+    pub fn csv(out: BufWriter<Box<dyn Write>>, layout: Layout, delimiter: char) -> io::Result<Self> {
+        let mut table = Table::new(out, layout, delimiter);
+        for name in table.layout.header() {
+            table.text(&name);
+        }
+        table.end_csv()?;
+        Ok(table)
+    }
+
+    pub fn jsonl(out: BufWriter<Box<dyn Write>>, layout: Layout) -> Self {
+        Table::new(out, layout, ',')
+    }
+
+    fn new(out: BufWriter<Box<dyn Write>>, layout: Layout, delimiter: char) -> Self {
+        let keys = match &layout {
+            Layout::Forecast { channels: names, .. } | Layout::Classes { labels: names, .. } => {
+                names.as_slice()
+            }
+            Layout::Values { .. } | Layout::Surprise { .. } => &[],
+        };
+        let keys = keys.iter().map(|name| json(name)).collect();
+        Table { out, layout, delimiter, keys, row: String::new(), shares: Vec::new() }
+    }
+
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    pub fn csv_row(&mut self, row: &Row) -> io::Result<()> {
+        match self.layout.time() {
+            _ if self.layout.is_text() => self.cell(row.index + 1),
+            true => self.text(row.time.unwrap_or_default()),
+            false => self.cell(row.index),
+        }
+        match &self.layout {
+            Layout::Forecast { channels, .. } => {
+                let size = channels.len();
+                self.numbers(row.output);
+                match row.residual {
+                    Some(residual) => self.numbers(residual),
+                    None => (0..size).for_each(|_| self.cell("")),
+                }
+                self.optional(row.score);
+            }
+            Layout::Values { .. } => self.numbers(row.output),
+            Layout::Classes { labels, .. } => {
+                softmax(row.output, &mut self.shares);
+                let label = labels.get(likeliest(row.output)).cloned().unwrap_or_default();
+                self.text(&label);
+                let shares = std::mem::take(&mut self.shares);
+                self.numbers(&shares);
+                self.shares = shares;
+            }
+            Layout::Surprise { text, .. } => {
+                let text = *text;
+                self.cell(row.tokens);
+                self.optional(row.bits);
+                if text {
+                    self.text(&String::from_utf8_lossy(line(row.line)));
+                }
+            }
+        }
+        self.end_csv()
+    }
+
+    pub fn json_row(&mut self, row: &Row) -> io::Result<()> {
+        let Table { layout, keys, row: out, shares, .. } = self;
+        out.push('{');
+        match row.time {
+            _ if layout.is_text() => push(out, format_args!("\"line\":{}", row.index + 1)),
+            Some(time) => push(out, format_args!("\"time\":{}", json(time))),
+            None => push(out, format_args!("\"index\":{}", row.index)),
+        }
+        match layout {
+            Layout::Forecast { .. } => {
+                out.push_str(",\"prediction\":");
+                push_object(out, keys, row.output);
+                out.push_str(",\"residual\":");
+                match row.residual {
+                    Some(residual) => push_object(out, keys, residual),
+                    None => out.push_str("null"),
+                }
+                push(out, format_args!(",\"score\":{}", JsonNumber(row.score)));
+            }
+            Layout::Values { .. } => {
+                out.push_str(",\"output\":[");
+                for (i, &number) in row.output.iter().enumerate() {
+                    push(out, format_args!("{}{}", if i == 0 { "" } else { "," }, JsonNumber(Some(number))));
+                }
+                out.push(']');
+            }
+            Layout::Classes { .. } => {
+                let label = keys.get(likeliest(row.output)).map_or("null", String::as_str);
+                push(out, format_args!(",\"label\":{label},\"p\":"));
+                softmax(row.output, shares);
+                push_object(out, keys, shares);
+            }
+            Layout::Surprise { text: true, .. } => {
+                push(
+                    out,
+                    format_args!(",\"bytes\":{},\"bits_per_byte\":{}", row.tokens, JsonNumber(row.bits)),
+                );
+                push(out, format_args!(",\"text\":{}", json(&String::from_utf8_lossy(line(row.line)))));
+            }
+            Layout::Surprise { text: false, .. } => {
+                push(
+                    out,
+                    format_args!(",\"tokens\":{},\"bits_per_token\":{}", row.tokens, JsonNumber(row.bits)),
+                );
+            }
+        }
+        out.push_str("}\n");
+        self.end()
+    }
+
+    /// A cell that needs no quotes.
+    fn cell(&mut self, value: impl Display) {
+        push(&mut self.row, format_args!("{value}{}", self.delimiter));
+    }
+
+    fn text(&mut self, text: &str) {
+        if text.contains(['"', '\n', '\r', ',', ';', '\t']) {
+            self.cell(format_args!("\"{}\"", text.replace('"', "\"\"")));
+        } else {
+            self.cell(text);
+        }
+    }
+
+    fn numbers(&mut self, numbers: &[f32]) {
+        numbers.iter().for_each(|number| self.cell(format_args!("{number:?}")));
+    }
+
+    fn optional(&mut self, number: Option<f64>) {
+        match number {
+            Some(number) => self.cell(format_args!("{:?}", number as f32)),
+            None => self.cell(""),
+        }
+    }
+
+    fn end_csv(&mut self) -> io::Result<()> {
+        // The delimiter after the last cell.
+        self.row.pop();
+        self.row.push('\n');
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let written = self.out.write_all(self.row.as_bytes());
+        self.row.clear();
+        written
+    }
+}
+
+impl Layout {
+    fn time(&self) -> bool {
+        match self {
+            Layout::Forecast { time, .. }
+            | Layout::Values { time, .. }
+            | Layout::Classes { time, .. }
+            | Layout::Surprise { time, .. } => *time,
+        }
+    }
+
+    fn is_text(&self) -> bool {
+        matches!(self, Layout::Surprise { text: true, .. })
+    }
+
+    /// Names of a CSV's columns.
+    fn header(&self) -> Vec<String> {
+        let first = match self.time() {
+            _ if self.is_text() => "line",
+            true => "time",
+            false => "index",
+        };
+        let mut header = vec![first.to_owned()];
+        match self {
+            Layout::Forecast { channels, .. } => {
+                header.extend(channels.iter().map(|channel| format!("{channel}.prediction")));
+                header.extend(channels.iter().map(|channel| format!("{channel}.residual")));
+                header.push("score".into());
+            }
+            Layout::Values { size, .. } => header.extend((0..*size).map(|i| format!("y{i}"))),
+            Layout::Classes { labels, .. } => {
+                header.push("label".into());
+                header.extend(labels.iter().map(|label| format!("p.{label}")));
+            }
+            Layout::Surprise { text: true, .. } => {
+                header.extend(["bytes", "bits_per_byte", "text"].map(String::from));
+            }
+            Layout::Surprise { text: false, .. } => {
+                header.extend(["tokens", "bits_per_token"].map(String::from))
+            }
+        }
+        header
+    }
+}
+
+/// A number in JSON, which has none that is not finite.
+struct JsonNumber<N>(Option<N>);
+
+impl<N: Into<f64> + Copy> Display for JsonNumber<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.map(|number| number.into() as f32) {
+            Some(number) if number.is_finite() => write!(f, "{number:?}"),
+            _ => f.write_str("null"),
+        }
+    }
+}
+
+fn push(out: &mut String, what: std::fmt::Arguments<'_>) {
+    out.write_fmt(what).expect("a string takes everything");
+}
+
+fn push_object(out: &mut String, keys: &[String], numbers: &[f32]) {
+    for (i, (key, &number)) in keys.iter().zip(numbers).enumerate() {
+        push(out, format_args!("{}{key}:{}", if i == 0 { '{' } else { ',' }, JsonNumber(Some(number))));
+    }
+    out.push('}');
+}
+
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A line without its newline.
+fn line(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Index of the largest number.
+fn likeliest(output: &[f32]) -> usize {
+    let larger = |best: usize, i: usize| if output[i] > output[best] { i } else { best };
+    (0..output.len()).fold(0, larger)
+}
+
+/// Softmax of `output` into `shares`.
+fn softmax(output: &[f32], shares: &mut Vec<f32>) {
+    let max = output.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    shares.clear();
+    shares.extend(output.iter().map(|&number| (number - max).exp()));
+    let sum: f32 = shares.iter().sum();
+    shares.iter_mut().for_each(|share| *share /= sum);
+}

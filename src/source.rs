@@ -1,0 +1,435 @@
+//! Where samples and tokens come from: CSV, `.npy`, JSON lines, text or bytes, in a file or on a stream.
+//!
+//! Nothing is buffered beyond one record, and a record is delivered as soon as its line is complete, so that
+//! `tail -f` may stand at the other end.
+
+mod bytes;
+mod csv;
+mod jsonl;
+mod npy;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
+use mcedge_models::contract::Input;
+
+use bytes::{Bytes, Lines};
+
+/// Names that a time column goes by, in lower case.
+const TIME_NAMES: [&str; 15] = [
+    "time",
+    "timestamp",
+    "datetime",
+    "date",
+    "ts",
+    "t",
+    "epoch",
+    "date_time",
+    "time_stamp",
+    "time_s",
+    "time_ms",
+    "time_us",
+    "time_ns",
+    "timestamp_ms",
+    "@timestamp",
+];
+/// Bad rows that are told one by one.
+const BAD_ROWS_TOLD: u64 = 5;
+/// Characters of a bad cell that a message shows.
+const SHOWN: usize = 40;
+
+/// How an input is read, where it does not say so itself.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What the input is; by its extension or first bytes when not given.
+    pub format: Option<Format>,
+    /// The columns or keys that are the model's channels, in order; else the model's `input.names`. A CSV without
+    /// a header has columns `1`, `2`, ….
+    pub columns: Option<Vec<String>>,
+    /// The column or key of the time; else one of the usual names.
+    pub time_column: Option<String>,
+    /// What separates the columns of a CSV; `,`, `;` or tab, whichever its first line has most, when not given.
+    pub delimiter: Option<u8>,
+    /// What a row that cannot be used does.
+    pub on_bad: OnBad,
+    /// Ends the input when set, even while it waits for a stream.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What an input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Rows of numbers, `,` `;` or tab between them, with or without a header.
+    Csv,
+    /// A NumPy array `[T, F]`, or `[T]`.
+    Npy,
+    /// An object or an array on each line.
+    Jsonl,
+    /// Lines, for a byte model.
+    Text,
+    /// Bytes one by one, for a byte model.
+    Bytes,
+}
+
+/// What a row that cannot be used does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnBad {
+    /// It ends the run with an error.
+    #[default]
+    Stop,
+    /// It is told and left out.
+    Skip,
+}
+
+/// What the records of an input are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fields {
+    /// Names of the channels, `[size]`; empty when the records are tokens.
+    pub channels: Vec<String>,
+    /// Whether records have a time.
+    pub time: bool,
+    /// Whether records are lines of text.
+    pub text: bool,
+}
+
+/// One record of an input.
+#[derive(Debug, PartialEq)]
+pub struct Record<'a> {
+    /// Number of the record from 0; rows that were skipped count.
+    pub index: u64,
+    /// Its time, as it was written.
+    pub time: Option<&'a str>,
+    /// What the model takes.
+    pub data: Data<'a>,
+}
+
+/// What a model takes from one record.
+#[derive(Debug, PartialEq)]
+pub enum Data<'a> {
+    /// A sample, `[size]`; always finite.
+    Sample(&'a [f32]),
+    /// One or more tokens; always in the vocabulary.
+    Tokens {
+        /// `[T]`.
+        tokens: &'a [i64],
+        /// The line that they are, newline included.
+        line: Option<&'a [u8]>,
+    },
+}
+
+/// An input, open.
+pub struct Source {
+    name: String,
+    reader: Reader,
+    fields: Fields,
+    row: Row,
+    on_bad: OnBad,
+    /// Rows read, bad ones included.
+    rows: u64,
+    /// Rows skipped.
+    bad: u64,
+}
+
+/// A record's buffers, used again for each.
+#[derive(Default)]
+struct Row {
+    /// Meaningful when `has_time`.
+    time: String,
+    has_time: bool,
+    features: Vec<f32>,
+    tokens: Vec<i64>,
+}
+
+/// What a reader came to.
+enum Next {
+    /// A record, in the row.
+    Row,
+    /// A record that cannot be used, and why.
+    Bad(Error),
+    End,
+}
+
+enum Reader {
+    Csv(Box<csv::Csv>),
+    Jsonl(jsonl::Jsonl),
+    Npy(npy::Npy),
+    Text(Lines),
+    Bytes(Bytes),
+}
+
+/// Opens `uri`, a path or `-` for standard input, for a model with `input`.
+///
+/// This reads up to the first record, and so waits for a stream's.
+///
+/// # Errors
+///
+/// No such file, a directory, an empty file, a format that is not the model's kind of input, and columns that
+/// are not there.
+pub fn open(uri: &str, input: &Input, options: &Options) -> Result<Source> {
+    let path = uri.strip_prefix("file://").unwrap_or(uri);
+    ensure!(!path.contains("://"), "input {uri:?}: expected a path, a file:// URI, or - for standard input");
+    let name = if path == "-" { "standard input" } else { path };
+    Bytes::open(path, Arc::clone(&options.stop))
+        .and_then(|bytes| Source::over(name, path, bytes, input, options))
+        .with_context(|| format!("input {name}"))
+}
+
+impl Source {
+    fn over(name: &str, path: &str, mut bytes: Bytes, input: &Input, options: &Options) -> Result<Self> {
+        if bytes.peek()?.is_empty() {
+            bail!(if bytes.stopped() { "stopped before the first row" } else { "is empty" });
+        }
+        let format = match options.format.or_else(|| by_extension(path, input)) {
+            Some(format) => format,
+            None => by_content(bytes.peek()?, input),
+        };
+        let mut fields = Fields { channels: Vec::new(), time: false, text: format == Format::Text };
+        let reader = match format {
+            Format::Csv => {
+                let csv = csv::Csv::open(Lines::new(bytes), input, options, &mut fields)?;
+                Reader::Csv(Box::new(csv))
+            }
+            Format::Jsonl => {
+                Reader::Jsonl(jsonl::Jsonl::open(Lines::new(bytes), input, options, &mut fields)?)
+            }
+            Format::Npy => Reader::Npy(npy::Npy::open(bytes, input, options, &mut fields)?),
+            Format::Text | Format::Bytes => {
+                byte_model(input)?;
+                if format == Format::Text { Reader::Text(Lines::new(bytes)) } else { Reader::Bytes(bytes) }
+            }
+        };
+        let row = Row::default();
+        Ok(Source { name: name.into(), reader, fields, row, on_bad: options.on_bad, rows: 0, bad: 0 })
+    }
+
+    /// What the records are.
+    pub fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    /// Bytes of the input in all, when known.
+    pub fn bytes_total(&self) -> Option<u64> {
+        self.bytes().total()
+    }
+
+    /// Bytes of the input consumed.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes().consumed()
+    }
+
+    /// Rows that were skipped.
+    pub fn bad(&self) -> u64 {
+        self.bad
+    }
+
+    /// Whether the next record is still to come, so that now is the time to flush what was written.
+    pub fn would_wait(&mut self) -> bool {
+        match &mut self.reader {
+            Reader::Csv(csv) => csv.lines.would_wait(),
+            Reader::Jsonl(jsonl) => jsonl.lines.would_wait(),
+            Reader::Npy(npy) => npy.would_wait(),
+            Reader::Text(lines) => lines.would_wait(),
+            Reader::Bytes(bytes) => bytes.would_wait(|bytes| !bytes.is_empty()),
+        }
+    }
+
+    /// The next record; none at the end, or when told to stop.
+    ///
+    /// # Errors
+    ///
+    /// The input fails; a line is too long; or a row cannot be used and [`OnBad::Stop`] holds. A skipped row is told on
+    /// standard error, the first few one by one.
+    pub fn read(&mut self) -> Result<Option<Record<'_>>> {
+        loop {
+            let next = self.next().with_context(|| format!("input {}", self.name))?;
+            match next {
+                Next::End => return Ok(None),
+                Next::Row => break,
+                Next::Bad(reason) => self.skip(reason)?,
+            }
+        }
+        self.rows += 1;
+        let line = match &self.reader {
+            Reader::Text(lines) => Some(lines.line()),
+            _ => None,
+        };
+        let data = match self.fields.channels.is_empty() {
+            true => Data::Tokens { tokens: &self.row.tokens, line },
+            false => Data::Sample(&self.row.features),
+        };
+        Ok(Some(Record {
+            index: self.rows - 1,
+            time: self.row.has_time.then_some(self.row.time.as_str()),
+            data,
+        }))
+    }
+
+    fn next(&mut self) -> Result<Next> {
+        let row = &mut self.row;
+        match &mut self.reader {
+            Reader::Csv(csv) => csv.next(row),
+            Reader::Jsonl(jsonl) => jsonl.next(row),
+            Reader::Npy(npy) => npy.next(row),
+            Reader::Text(lines) => {
+                let more = lines.advance()?;
+                row.tokens.clear();
+                row.tokens.extend(lines.line().iter().map(|&byte| i64::from(byte)));
+                Ok(if more { Next::Row } else { Next::End })
+            }
+            Reader::Bytes(bytes) => {
+                let byte = if bytes.stopped() { None } else { bytes.peek()?.first().copied() };
+                row.tokens.clear();
+                row.tokens.extend(byte.map(i64::from));
+                bytes.consume(row.tokens.len());
+                Ok(if byte.is_some() { Next::Row } else { Next::End })
+            }
+        }
+    }
+
+    fn skip(&mut self, reason: Error) -> Result<()> {
+        let reason = reason.context(format!("input {}", self.name));
+        if self.on_bad == OnBad::Stop {
+            return Err(reason);
+        }
+        self.rows += 1;
+        self.bad += 1;
+        // A run does not fail for want of somebody to tell.
+        let mut err = std::io::stderr();
+        if self.bad <= BAD_ROWS_TOLD {
+            let _ = writeln!(err, "mcedge: skipped: {reason:#}");
+        } else if self.bad == BAD_ROWS_TOLD + 1 {
+            let _ = writeln!(err, "mcedge: further rows that are skipped are only counted");
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> &Bytes {
+        match &self.reader {
+            Reader::Csv(csv) => csv.lines.bytes(),
+            Reader::Jsonl(jsonl) => jsonl.lines.bytes(),
+            Reader::Npy(npy) => npy.bytes(),
+            Reader::Text(lines) => lines.bytes(),
+            Reader::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl Row {
+    fn clear(&mut self) {
+        self.has_time = false;
+        self.features.clear();
+        self.tokens.clear();
+    }
+
+    fn set_time(&mut self, time: &str) {
+        self.has_time = true;
+        self.time.clear();
+        self.time.push_str(time);
+    }
+}
+
+/// What a path's extension says; a log is text to a byte model and says nothing of a model of numbers.
+fn by_extension(path: &str, input: &Input) -> Option<Format> {
+    let (_, extension) = path.rsplit_once('.')?;
+    let byte_model = byte_model(input).is_ok();
+    match extension.to_ascii_lowercase().as_str() {
+        "csv" | "tsv" => Some(Format::Csv),
+        "npy" => Some(Format::Npy),
+        "jsonl" | "ndjson" | "json" => Some(Format::Jsonl),
+        "txt" | "text" | "log" if byte_model => Some(Format::Text),
+        "bin" if byte_model => Some(Format::Bytes),
+        _ => None,
+    }
+}
+
+/// What the first bytes say.
+fn by_content(first: &[u8], input: &Input) -> Format {
+    let json = matches!(first.trim_ascii_start().first(), Some(b'{' | b'['));
+    match input {
+        _ if first.starts_with(npy::MAGIC) => Format::Npy,
+        Input::Tokens { .. } if byte_model(input).is_ok() => Format::Text,
+        _ if json => Format::Jsonl,
+        Input::Tokens { .. } => Format::Jsonl,
+        Input::Features { .. } => Format::Csv,
+    }
+}
+
+fn byte_model(input: &Input) -> Result<()> {
+    match input {
+        Input::Tokens { vocab_size: 256 } => Ok(()),
+        Input::Tokens { vocab_size } => {
+            bail!("text and bytes need a model with a vocabulary of 256, this one has {vocab_size}")
+        }
+        Input::Features { size, .. } => {
+            bail!("text and bytes need a model of bytes, this one takes samples of {size} channels")
+        }
+    }
+}
+
+/// Whether a column's or key's name says that it is a time.
+fn is_time_name(name: &str) -> bool {
+    TIME_NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// The channels' names: the model's own; else the columns that were asked for; else `x0`, `x1`, ….
+fn channel_names(names: &[String], columns: Option<&[String]>, size: usize) -> Vec<String> {
+    match (names, columns) {
+        ([], Some(columns)) => columns.to_vec(),
+        ([], None) => (0..size).map(|channel| format!("x{channel}")).collect(),
+        _ => names.to_vec(),
+    }
+}
+
+/// As many columns were asked for as the model has channels.
+fn check_columns(columns: Option<&[String]>, size: usize) -> Result<()> {
+    match columns {
+        Some(columns) if columns.len() != size => {
+            bail!("{} columns were asked for, {}; the model takes {size}", columns.len(), list(columns))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_finite(value: f32) -> Result<f32> {
+    ensure!(value.is_finite(), "{value} is not a finite number");
+    Ok(value)
+}
+
+fn check_token(token: i64, input: &Input) -> Result<i64> {
+    let vocab_size = input.size();
+    let known = usize::try_from(token).is_ok_and(|token| token < vocab_size);
+    known
+        .then_some(token)
+        .ok_or_else(|| anyhow!("token {token} is not in the vocabulary, 0 to {}", vocab_size - 1))
+}
+
+/// Names for a message, in back quotes.
+fn list<S: AsRef<str>>(names: &[S]) -> String {
+    const MOST: usize = 32;
+    let mut list: Vec<String> =
+        names.iter().take(MOST).map(|name| format!("`{}`", shown(name.as_ref()))).collect();
+    if names.len() > MOST {
+        list.push(format!("… ({} in all)", names.len()));
+    }
+    list.join(", ")
+}
+
+/// Text for a message: short, and nothing in it that a terminal would obey.
+fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for char in text.chars().take(SHOWN) {
+        match char {
+            '"' | '\'' | '\\' => shown.push(char),
+            _ => shown.extend(char.escape_debug()),
+        }
+    }
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -1,0 +1,305 @@
+//! The bytes of a file or of a live stream, and their lines. Nothing here grows with the stream.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::Duration;
+use std::{mem, thread};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// The most bytes that a line may have, its newline included.
+pub const LINE_MAX: usize = 1 << 20;
+/// Bytes in one piece of a live stream.
+const CHUNK: usize = 1 << 16;
+/// Pieces of a live stream that wait to be read.
+const CHUNKS: usize = 4;
+/// How soon a wait for a live stream sees that it should stop.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Buffered bytes that know how many were consumed and when the next ones are not there yet.
+pub struct Bytes {
+    reader: BufReader<Feed>,
+    /// Bytes in all, of a file.
+    total: Option<u64>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Where bytes come from, and how many came.
+struct Feed {
+    from: Origin,
+    count: u64,
+}
+
+enum Origin {
+    /// Has an answer at once.
+    File(Box<dyn Read>),
+    Live(Live),
+}
+
+/// A stream that may say nothing for hours: a thread reads it, so that a wait can be given up.
+struct Live {
+    chunks: Receiver<io::Result<Vec<u8>>>,
+    /// Chunks that were read go back to the thread.
+    spare: Sender<Vec<u8>>,
+    chunk: Vec<u8>,
+    /// Bytes of `chunk` handed out.
+    read: usize,
+    /// What came while asking whether anything had.
+    next: Option<io::Result<Vec<u8>>>,
+    /// Nothing will come any more.
+    ended: bool,
+    stop: Arc<AtomicBool>,
+}
+
+impl Bytes {
+    /// Opens a path, or standard input for `-`. When `stop` is set, a stream ends.
+    pub fn open(path: &str, stop: Arc<AtomicBool>) -> Result<Self> {
+        if path == "-" {
+            return Self::live(io::stdin(), stop);
+        }
+        let metadata = Path::new(path).metadata()?;
+        ensure!(!metadata.is_dir(), "is a directory, expected a file");
+        let file = File::open(path)?;
+        if metadata.is_file() {
+            // Files of /proc have no length that is known.
+            return Ok(Self::file(file, Some(metadata.len()).filter(|&len| len > 0), stop));
+        }
+        Self::live(file, stop)
+    }
+
+    /// Bytes that are there for the asking, `total` of them.
+    pub fn file(reader: impl Read + 'static, total: Option<u64>, stop: Arc<AtomicBool>) -> Self {
+        Self::new(Origin::File(Box::new(reader)), total, stop)
+    }
+
+    /// Bytes that come when they come.
+    pub fn live(reader: impl Read + Send + 'static, stop: Arc<AtomicBool>) -> Result<Self> {
+        let live = Live::new(reader, Arc::clone(&stop)).context("start a thread to read the stream")?;
+        Ok(Self::new(Origin::Live(live), None, stop))
+    }
+
+    fn new(from: Origin, total: Option<u64>, stop: Arc<AtomicBool>) -> Self {
+        Bytes { reader: BufReader::with_capacity(CHUNK, Feed { from, count: 0 }), total, stop }
+    }
+
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    pub fn consumed(&self) -> u64 {
+        self.reader.get_ref().count - self.reader.buffer().len() as u64
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The next bytes without consuming them; none at the end.
+    pub fn peek(&mut self) -> Result<&[u8]> {
+        Ok(self.reader.fill_buf()?)
+    }
+
+    /// Consumes bytes of the last [`peek`](Self::peek).
+    pub fn consume(&mut self, count: usize) {
+        self.reader.consume(count);
+    }
+
+    /// Fills `out` as far as there are bytes, and says how far.
+    pub fn fill(&mut self, out: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < out.len() {
+            let read = self.reader.read(&mut out[filled..])?;
+            if read == 0 {
+                break;
+            }
+            filled += read;
+        }
+        Ok(filled)
+    }
+
+    /// Whether reading on would wait: neither the bytes at hand are enough nor those that have come since.
+    pub fn would_wait(&mut self, enough: impl Fn(&[u8]) -> bool) -> bool {
+        if enough(self.reader.buffer()) {
+            return false;
+        }
+        match &mut self.reader.get_mut().from {
+            Origin::File(_) => false,
+            Origin::Live(live) => !live.has_come(enough),
+        }
+    }
+}
+
+impl Read for Feed {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = loop {
+            let read = match &mut self.from {
+                Origin::File(file) => file.read(out),
+                Origin::Live(live) => live.read(out),
+            };
+            match read {
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        self.count += read as u64;
+        Ok(read)
+    }
+}
+
+impl Live {
+    fn new(mut reader: impl Read + Send + 'static, stop: Arc<AtomicBool>) -> io::Result<Self> {
+        let (send, chunks) = mpsc::sync_channel(CHUNKS);
+        let (spare, spares) = mpsc::channel::<Vec<u8>>();
+        thread::Builder::new().name("input".into()).spawn(move || {
+            loop {
+                let mut chunk = spares.try_recv().unwrap_or_default();
+                chunk.resize(CHUNK, 0);
+                let read = reader.read(&mut chunk).map(|read| {
+                    chunk.truncate(read);
+                    chunk
+                });
+                let last = match &read {
+                    Ok(chunk) => chunk.is_empty(),
+                    Err(err) => err.kind() != io::ErrorKind::Interrupted,
+                };
+                // Nobody listens any more, or the stream has ended.
+                if send.send(read).is_err() || last {
+                    break;
+                }
+            }
+        })?;
+        Ok(Live { chunks, spare, chunk: Vec::new(), read: 0, next: None, ended: false, stop })
+    }
+
+    /// Whether enough has come, or the end, or an error.
+    fn has_come(&mut self, enough: impl Fn(&[u8]) -> bool) -> bool {
+        if self.read < self.chunk.len() {
+            return enough(&self.chunk[self.read..]);
+        }
+        if self.next.is_none() && !self.ended {
+            match self.chunks.try_recv() {
+                Ok(next) => self.next = Some(next),
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => {}
+            }
+        }
+        match &self.next {
+            Some(Ok(chunk)) => chunk.is_empty() || enough(chunk),
+            Some(Err(_)) | None => true,
+        }
+    }
+
+    /// The next chunk; none when the stream has ended or should.
+    fn wait(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if let Some(next) = self.next.take() {
+            return next.map(Some);
+        }
+        while !self.ended && !self.stop.load(Ordering::Relaxed) {
+            match self.chunks.recv_timeout(POLL) {
+                Ok(next) => return next.map(Some),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Read for Live {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.read == self.chunk.len() {
+            let Some(chunk) = self.wait()? else { return Ok(0) };
+            self.ended = chunk.is_empty();
+            // The thread may have ended already, and needs no spare then.
+            let _ = self.spare.send(mem::replace(&mut self.chunk, chunk));
+            self.read = 0;
+        }
+        let count = out.len().min(self.chunk.len() - self.read);
+        out[..count].copy_from_slice(&self.chunk[self.read..self.read + count]);
+        self.read += count;
+        Ok(count)
+    }
+}
+
+/// Bytes, line by line.
+pub struct Lines {
+    bytes: Bytes,
+    /// At most [`LINE_MAX`] bytes, newline included.
+    line: Vec<u8>,
+    /// Number of `line`, from 1.
+    number: u64,
+    /// The next line is `line` once more.
+    again: bool,
+}
+
+impl Lines {
+    pub fn new(bytes: Bytes) -> Self {
+        Lines { bytes, line: Vec::new(), number: 0, again: false }
+    }
+
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The current line with its newline; the last one of a file may have none.
+    pub fn line(&self) -> &[u8] {
+        &self.line
+    }
+
+    /// The current line without its newline, and without the byte order mark at a file's start.
+    pub fn text(&self) -> &[u8] {
+        let line = match self.number {
+            1 => self.line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&self.line),
+            _ => &self.line,
+        };
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        line.strip_suffix(b"\r").unwrap_or(line)
+    }
+
+    /// Number of the current line, from 1.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Goes to the next line, whenever it is complete; false at the end, or when told to stop.
+    pub fn advance(&mut self) -> Result<bool> {
+        if self.bytes.stopped() {
+            return Ok(false);
+        }
+        if mem::take(&mut self.again) {
+            return Ok(true);
+        }
+        self.line.clear();
+        let limit = LINE_MAX as u64 + 1;
+        let read = self.bytes.reader.by_ref().take(limit).read_until(b'\n', &mut self.line)?;
+        if read > LINE_MAX {
+            bail!("line {} is longer than {LINE_MAX} bytes", self.number + 1);
+        }
+        self.number += u64::from(read > 0);
+        let cut = self.bytes.stopped() && !self.line.ends_with(b"\n");
+        Ok(read > 0 && !cut)
+    }
+
+    /// Goes to the next line that has anything on it.
+    pub fn advance_to_text(&mut self) -> Result<bool> {
+        while self.advance()? {
+            if !self.text().trim_ascii().is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes the next line the current one once more.
+    pub fn put_back(&mut self) {
+        self.again = true;
+    }
+
+    pub fn would_wait(&mut self) -> bool {
+        !self.again && self.bytes.would_wait(|bytes| bytes.contains(&b'\n'))
+    }
+}

@@ -1,0 +1,167 @@
+//! JSON lines: on each an object of channels by name, `{"features": […], "time": …}`, `{"tokens": […]}`, an array
+//! of numbers, or a token.
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use mcedge_models::contract::Input;
+use serde_json::{Map, Value};
+
+use super::bytes::Lines;
+use super::{
+    Fields, Next, Options, Row, channel_names, check_columns, check_finite, check_token, is_time_name, list,
+    shown,
+};
+
+/// The key of a whole sample.
+const FEATURES: &str = "features";
+/// The key of several tokens.
+const TOKENS: &str = "tokens";
+
+/// JSON lines, open at the first.
+pub struct Jsonl {
+    pub lines: Lines,
+    keys: Keys,
+}
+
+/// What to look for in a line.
+struct Keys {
+    /// The channels, in order; empty when only whole samples are known.
+    channels: Vec<String>,
+    /// The time, when it was named.
+    time: Option<String>,
+    input: Input,
+}
+
+impl Jsonl {
+    pub fn open(mut lines: Lines, input: &Input, options: &Options, fields: &mut Fields) -> Result<Self> {
+        let channels = match (&options.columns, input) {
+            (Some(_), Input::Tokens { .. }) => bail!("columns are not chosen from JSON lines of tokens"),
+            (Some(columns), _) => columns.clone(),
+            (None, Input::Features { names, .. }) => names.clone(),
+            (None, Input::Tokens { .. }) => Vec::new(),
+        };
+        if let Input::Features { size, names, .. } = input {
+            check_columns(options.columns.as_deref(), *size)?;
+            fields.channels = channel_names(names, options.columns.as_deref(), *size);
+        }
+        let keys = Keys { channels, time: options.time_column.clone(), input: input.clone() };
+        ensure!(lines.advance_to_text()?, "has no rows");
+        let first: Option<Map<String, Value>> = serde_json::from_slice(lines.text()).ok();
+        fields.time = first.is_some_and(|object| keys.time(&object).is_some());
+        lines.put_back();
+        Ok(Jsonl { lines, keys })
+    }
+
+    pub fn next(&mut self, row: &mut Row) -> Result<Next> {
+        row.clear();
+        if !self.lines.advance_to_text()? {
+            return Ok(Next::End);
+        }
+        let parsed = serde_json::from_slice(self.lines.text())
+            .context("is not JSON")
+            .and_then(|value| self.keys.parse(&value, row))
+            .with_context(|| format!("line {}", self.lines.number()));
+        Ok(parsed.map_or_else(Next::Bad, |()| Next::Row))
+    }
+}
+
+impl Keys {
+    fn parse(&self, value: &Value, row: &mut Row) -> Result<()> {
+        if let Value::Object(object) = value {
+            match (self.time(object), &self.time) {
+                (Some(time), _) => row.set_time(&time),
+                (None, Some(name)) => bail!("no time in key `{}`", shown(name)),
+                (None, None) => {}
+            }
+        }
+        match &self.input {
+            Input::Features { size, .. } => self.sample(value, *size, row),
+            Input::Tokens { .. } => self.tokens(value, row),
+        }
+    }
+
+    fn sample(&self, value: &Value, size: usize, row: &mut Row) -> Result<()> {
+        match value {
+            Value::Array(numbers) => numbers.iter().try_for_each(|value| row.push_number(value))?,
+            Value::Object(object) => match object.get(FEATURES) {
+                Some(Value::Array(numbers)) => numbers.iter().try_for_each(|value| row.push_number(value))?,
+                _ => self.channels(object, row)?,
+            },
+            other => bail!("is {}, expected an object or an array", kind(other)),
+        }
+        ensure!(row.features.len() == size, "has {} numbers, the model takes {size}", row.features.len());
+        Ok(())
+    }
+
+    fn channels(&self, object: &Map<String, Value>, row: &mut Row) -> Result<()> {
+        if self.channels.is_empty() {
+            bail!("the model does not name its channels: choose keys with --columns, or give `{FEATURES}`");
+        }
+        for name in &self.channels {
+            let value = object.get(name).ok_or_else(|| {
+                let found: Vec<&String> = object.keys().collect();
+                anyhow!(
+                    "no key `{}` among {}; the model takes {}",
+                    shown(name),
+                    list(&found),
+                    list(&self.channels)
+                )
+            })?;
+            row.push_number(value).with_context(|| format!("key `{}`", shown(name)))?;
+        }
+        Ok(())
+    }
+
+    fn tokens(&self, value: &Value, row: &mut Row) -> Result<()> {
+        let tokens = match value {
+            Value::Object(object) => object.get(TOKENS).ok_or_else(|| {
+                let found: Vec<&String> = object.keys().collect();
+                anyhow!("no key `{TOKENS}` among {}", list(&found))
+            })?,
+            other => other,
+        };
+        let tokens = tokens.as_array().map_or(std::slice::from_ref(tokens), Vec::as_slice);
+        ensure!(!tokens.is_empty(), "has no tokens");
+        for token in tokens {
+            let token =
+                token.as_i64().ok_or_else(|| anyhow!("{} is not a token", shown(&token.to_string())))?;
+            row.tokens.push(check_token(token, &self.input)?);
+        }
+        Ok(())
+    }
+
+    /// The time of an object: of the key that was named, else of the first with a usual name that is no channel.
+    fn time(&self, object: &Map<String, Value>) -> Option<String> {
+        let value = match &self.time {
+            Some(name) => object.get(name)?,
+            None => {
+                let is_time = |name: &&String| is_time_name(name) && !self.channels.contains(name);
+                object.get(object.keys().find(is_time)?)?
+            }
+        };
+        match value {
+            Value::String(time) => Some(time.clone()),
+            Value::Number(time) => Some(time.to_string()),
+            _ => None,
+        }
+    }
+}
+
+impl Row {
+    fn push_number(&mut self, value: &Value) -> Result<()> {
+        let number =
+            value.as_f64().ok_or_else(|| anyhow!("{} is not a number", shown(&value.to_string())))?;
+        self.features.push(check_finite(number as f32)?);
+        Ok(())
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a bool",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

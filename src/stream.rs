@@ -1,0 +1,154 @@
+//! A stream over whichever backend was asked for.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use mcedge_models::contract::Contract;
+use mcedge_runtime::{Device, Engine, Error, Model, Ort, OrtOptions, Policy, Tract};
+
+/// Where a graph runs.
+#[derive(clap::Args, Clone)]
+pub struct Placement {
+    /// cpu, or a GPU through ONNX Runtime
+    #[arg(long, value_enum, default_value_t = DeviceArg::Cpu)]
+    pub device: DeviceArg,
+    /// Take the CPU when the device is not to be had
+    #[arg(long)]
+    pub allow_fallback: bool,
+    /// Run the graph's bodies of standard operations in ONNX Runtime, as a GPU does, not the fused kernel
+    #[arg(long)]
+    pub plain: bool,
+    /// ONNX Runtime's library; searched for when not given
+    #[arg(long, value_name = "FILE")]
+    pub ort_library: Option<PathBuf>,
+}
+
+/// The device of `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArg {
+    /// The CPU.
+    Cpu,
+    /// CUDA, through ONNX Runtime.
+    Cuda,
+    /// TensorRT, through ONNX Runtime.
+    Tensorrt,
+}
+
+/// The backend of `--backend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendArg {
+    /// tract on a CPU, ONNX Runtime for a GPU or for plain bodies
+    Auto,
+    /// tract: pure Rust, any CPU
+    Tract,
+    /// ONNX Runtime
+    Ort,
+}
+
+/// An engine over one of the backends.
+pub enum Stream {
+    /// Over tract.
+    Tract(Box<Engine<Tract>>),
+    /// Over ONNX Runtime, and where it put the graph.
+    Ort(Box<Engine<Ort>>, &'static str),
+}
+
+impl Stream {
+    /// Loads `model` where `backend` and `placement` say.
+    pub fn open(model: &Model, backend: BackendArg, placement: &Placement) -> Result<Self> {
+        let on_cpu = placement.device == DeviceArg::Cpu;
+        match backend {
+            BackendArg::Tract if !on_cpu => {
+                bail!("--backend tract runs on the CPU alone, expected --device cpu")
+            }
+            BackendArg::Tract if placement.plain => {
+                bail!("--plain is for --backend ort: tract needs the kernels")
+            }
+            BackendArg::Tract => Self::tract(model),
+            BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model),
+            BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement),
+        }
+    }
+
+    fn tract(model: &Model) -> Result<Self> {
+        Ok(Stream::Tract(Box::new(Engine::new(model, Tract::new(model)?, Policy::Oldest)?)))
+    }
+
+    fn ort(model: &Model, placement: &Placement) -> Result<Self> {
+        let backend = Ort::new(model, &placement.options())?;
+        let place = match (backend.device(), placement.plain) {
+            (Device::Cpu, true) => "ort on cpu, plain bodies",
+            (Device::Cpu, false) => "ort on cpu, fused kernels",
+            (Device::Cuda, _) => "ort on cuda, plain bodies",
+            (Device::TensorRt, _) => "ort on tensorrt, plain bodies",
+        };
+        Ok(Stream::Ort(Box::new(Engine::new(model, backend, Policy::Oldest)?), place))
+    }
+
+    /// What ran where.
+    pub fn place(&self) -> &'static str {
+        match self {
+            Stream::Tract(_) => "tract on cpu, fused kernels",
+            Stream::Ort(_, place) => place,
+        }
+    }
+
+    /// As [`Engine::push`].
+    pub fn push(&mut self, features: &[f32]) -> Result<&[f32], Error> {
+        match self {
+            Stream::Tract(engine) => engine.push(features),
+            Stream::Ort(engine, _) => engine.push(features),
+        }
+    }
+
+    /// As [`Engine::push_token`].
+    pub fn push_token(&mut self, token: i64) -> Result<&[f32], Error> {
+        match self {
+            Stream::Tract(engine) => engine.push_token(token),
+            Stream::Ort(engine, _) => engine.push_token(token),
+        }
+    }
+
+    /// As [`Engine::contract`].
+    pub fn contract(&self) -> &Contract {
+        match self {
+            Stream::Tract(engine) => engine.contract(),
+            Stream::Ort(engine, _) => engine.contract(),
+        }
+    }
+
+    /// Tokens so far, checkpoints live now, and checkpoints ever made.
+    pub fn position(&self) -> (u64, usize, u64) {
+        match self {
+            Stream::Tract(engine) => (engine.tokens(), engine.cache().len(), engine.cache().pushed()),
+            Stream::Ort(engine, _) => (engine.tokens(), engine.cache().len(), engine.cache().pushed()),
+        }
+    }
+}
+
+impl Placement {
+    /// The CPU, with ONNX Runtime's library where it is found.
+    pub fn cpu(plain: bool, ort_library: Option<&Path>) -> Self {
+        Self {
+            device: DeviceArg::Cpu,
+            allow_fallback: false,
+            plain,
+            ort_library: ort_library.map(Path::to_owned),
+        }
+    }
+
+    fn options(&self) -> OrtOptions {
+        let device = match self.device {
+            DeviceArg::Cpu => Device::Cpu,
+            DeviceArg::Cuda => Device::Cuda,
+            DeviceArg::Tensorrt => Device::TensorRt,
+        };
+        OrtOptions {
+            library: self.ort_library.clone(),
+            device,
+            allow_fallback: self.allow_fallback,
+            plain: self.plain,
+        }
+    }
+}

@@ -348,7 +348,7 @@ def bits(model, text, capacity=CAPACITY):
     """
     size, data = model.size, np.frombuffer(text, np.uint8).astype(np.int64)
     padded = np.concatenate([data, np.zeros(-len(data) % size, np.int64)])
-    x, out, span = torch.from_numpy(padded)[None], [], 64 * size
+    x, out, span = torch.from_numpy(padded)[None], [], 256 * size
     # Restarting blocks see the past through checkpoints alone, and block b's checkpoints see `capacity`
     # segments of block b-1's: so many segments before a span give it its exact past.
     history = capacity * (len(model.blocks) - 1) * size
@@ -383,23 +383,23 @@ def main():
     parser.add_argument("paths", nargs="*", help="CORPUS OUT, or files to evaluate on")
     parser.add_argument("--evaluate", metavar="MODEL", action="append")
     parser.add_argument("--heldout", metavar="CORPUS", help="with --evaluate: what is held out of this corpus")
-    parser.add_argument("--bytes", type=int, default=32768, help="of each held-out source, from its start")
+    parser.add_argument("--bytes", type=int, help="of each file and held-out source, from its start; all when left out")
     parser.add_argument("--aggregation", default="ssc", choices=["ssc", "none"])
     parser.add_argument("--segment", type=int, default=256)
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a step")
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.evaluate:
         texts = {pathlib.Path(p).name: pathlib.Path(p).read_bytes() for p in args.paths}
         if args.heldout:
-            texts.update((name, text[:args.bytes]) for name, text in Corpus(args.heldout).heldout.items())
-        table(args.evaluate, texts)
+            texts.update(Corpus(args.heldout).heldout)
+        table(args.evaluate, {name: text[:args.bytes] for name, text in texts.items()})
         return
     corpus = Corpus(args.paths[0])
     spec = config(args.aggregation, segment=args.segment, heads=args.heads, blocks=args.blocks)

@@ -298,7 +298,7 @@ def train(corpus, config, args):
     began, cpu, total = time.time(), time.process_time(), 0.0
     for step in range(args.steps):
         part = step / args.steps
-        scale = min(1.0, (step + 1) / 20) * (1.0 if part < 0.4 else max(0.02, (1 - part) / 0.6))
+        scale = min(1.0, (step + 1) / 20) * (1.0 if part < 0.3 else max(0.02, (1 - part) / 0.7))
         for o, lr in zip(optimisers, base):
             o.param_groups[0]["lr"] = lr * scale
         length = window_length(part)
@@ -388,9 +388,9 @@ def main():
     parser.add_argument("--segment", type=int, default=256)
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a step")
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--lr", type=float, default=0.03)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

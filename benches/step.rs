@@ -1,6 +1,6 @@
 //! What one step costs, by backend and by live checkpoints: medians over interleaved rounds, and ratios.
 //!
-//! `cargo bench --bench step`. Every backend runs the same stream, and their outputs are compared, so that what is
+//! `cargo bench --bench step [-- linear/64]`. Every backend runs the same stream, and their outputs are compared, so that what is
 //! timed is also right.
 
 use std::cell::RefCell;
@@ -29,10 +29,18 @@ fn main() -> Result<(), Error> {
     let titans = r#"{"kind": "titans", "depth": 2, "width": 64, "objective": "l2", "step_size": 0.01, "momentum": 0.9}"#;
     for (name, memory) in [("linear", linear), ("titans", titans)] {
         for fill in FILLS {
-            bench(name, memory, fill)?;
+            if wanted(&format!("{name}/{fill}")) {
+                bench(name, memory, fill)?;
+            }
         }
     }
     Ok(())
+}
+
+/// Whether a bench is asked for: all are, or those whose name has a word of the command line in it.
+fn wanted(name: &str) -> bool {
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with("--")).peekable();
+    words.peek().is_none() || words.any(|word| name.contains(&word))
 }
 
 /// One backend's stream: a round gives the median time of its steps.

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::process;
 
 use anyhow::{Context, Result, bail};
 use mcedge_export::Bundle;
@@ -39,7 +40,7 @@ pub fn make(model: &Model, options: &Options) -> Result<Bundle> {
 
 /// The bundle at `path`, or the one that its model was exported to.
 pub fn directory(path: &Path, options: &Options) -> Result<PathBuf> {
-    if path.join("step.onnx").is_file() {
+    if is_bundle(path) {
         return Ok(path.to_owned());
     }
     let is_model = path.join("config.json").is_file() || path.extension().is_some_and(|ext| ext == "pt");
@@ -51,12 +52,24 @@ pub fn directory(path: &Path, options: &Options) -> Result<PathBuf> {
         );
     }
     let cached = cache_folder()?.join(key(path, options)?);
-    if !cached.join("step.onnx").is_file() {
+    if !is_bundle(&cached) {
         let model = Model::load(path)?;
         fs::create_dir_all(cache_folder()?)?;
-        make(&model, options)?.write(&cached).context("cannot write to the cache folder")?;
+        let fresh = cached.with_extension(process::id().to_string());
+        make(&model, options)?.write(&fresh).context("cannot write to the cache folder")?;
+        // Of several that export the same model at once, the first to rename wins, and the others take what it made.
+        if let Err(error) = fs::rename(&fresh, &cached) {
+            let _ = fs::remove_dir_all(&fresh);
+            if !is_bundle(&cached) {
+                return Err(error).with_context(|| format!("cannot write {}", cached.display()));
+            }
+        }
     }
     Ok(cached)
+}
+
+fn is_bundle(path: &Path) -> bool {
+    path.join("step.onnx").is_file()
 }
 
 /// `mcedge` in the user's cache folder.
@@ -66,11 +79,13 @@ fn cache_folder() -> Result<PathBuf> {
     Ok(base.unwrap_or_else(env::temp_dir).join("mcedge"))
 }
 
-/// A folder name that changes with the model, the options and this program's version.
+/// A folder name that changes with the model, the options and this very build of the program.
 fn key(path: &Path, options: &Options) -> Result<String> {
     let files: &[&str] = if path.is_dir() { &["config.json", "model.safetensors"] } else { &[""] };
     let mut hasher = DefaultHasher::new();
-    (env!("CARGO_PKG_VERSION"), options.capacity, options.cache_dtype as u8).hash(&mut hasher);
+    let build = fs::metadata(env::current_exe()?)?;
+    (env!("CARGO_PKG_VERSION"), build.len(), build.modified().ok()).hash(&mut hasher);
+    (options.capacity, options.cache_dtype as u8).hash(&mut hasher);
     for file in files {
         let file = if file.is_empty() { path.to_owned() } else { path.join(file) };
         fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?.hash(&mut hasher);

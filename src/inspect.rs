@@ -66,10 +66,10 @@ fn table(contract: &Contract, bytes: &Bytes) -> String {
     line("input", input(&contract.input));
     line("output", format!("{:?}, {} a token", contract.output.kind, contract.output.size).to_lowercase());
     line("segments", segments(contract));
-    for (i, block) in contract.blocks.iter().enumerate() {
+    for block in &contract.blocks {
         let function = &block.memory;
         let (heads, size) = (function.num_heads, function.head_size);
-        line(&format!("block {i}"), format!("{}, {heads} heads of {size}", block.function));
+        line(&format!("block {}", block.block), format!("{}, {heads} heads of {size}", block.function));
     }
     for state in &contract.state {
         line("state", format!("{:<22} {:?}", state.past, state.shape));

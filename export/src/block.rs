@@ -1,4 +1,4 @@
-//! What stands around the memories: embedding, norms, projections, MLPs and the head.
+//! What stands around the memory functions: embedding, norms, projections, cells, MLPs and the head.
 
 use mcedge_models::Weights;
 use mcedge_models::contract::{MemoryFunction, Role};
@@ -47,24 +47,24 @@ impl Lowering<'_> {
         }
     }
 
-    /// Block `i` on h `[B, T, D]`: its output, and its states after the token.
+    /// Block `i` on h `[B, T, D]`: its output, and its states after the token. `called` is the body and the meaning of
+    /// the memory function that it calls; without one, the memory is a GRU's cell.
     pub fn block(
         &mut self,
         i: usize,
-        body: &Graph,
-        function: &MemoryFunction,
+        called: Option<(&Graph, &MemoryFunction)>,
         h: &Value,
     ) -> (Value, Vec<Value>) {
         let block = &self.spec.blocks[i];
         let at = |name: &str| format!("blocks.{i}.{name}");
         let x = self.norm(&at("norm"), block.norm, h);
-        let roles = function.inputs();
-        let inputs: Vec<Value> = roles.into_iter().map(|role| self.argument(i, role, function, &x)).collect();
-        let mut names = vec![at("y")];
-        names.extend(function.tensors().iter().map(|tensor| format!("present.{i}.{}", tensor.name)));
-        let mut outputs = self.graph.call(body, &inputs, &names);
-        let present = outputs.split_off(1);
-        let mut y = self.linear(&at("mix.o"), &outputs[0]);
+        let (mut y, present) = match called {
+            Some((body, function)) => self.call(i, body, function, &x),
+            None => self.gru(i, &x),
+        };
+        if self.weights.get(&at("mix.o.weight")).is_some() {
+            y = self.linear(&at("mix.o"), &y);
+        }
         if block.residual {
             y = self.graph.add(h, &y);
         }
@@ -72,6 +72,49 @@ impl Lowering<'_> {
             y = self.mlp(i, block.norm, &y);
         }
         (self.graph.label(y, at("output")), present)
+    }
+
+    /// y `[B, 1, D]` of the memory function of block `i`, and its states after the token.
+    fn call(&mut self, i: usize, body: &Graph, function: &MemoryFunction, x: &Value) -> (Value, Vec<Value>) {
+        let roles = function.inputs();
+        let inputs: Vec<Value> = roles.into_iter().map(|role| self.argument(i, role, function, x)).collect();
+        let mut names = vec![format!("blocks.{i}.y")];
+        names.extend(function.tensors().iter().map(|tensor| format!("present.{i}.{}", tensor.name)));
+        let mut outputs = self.graph.call(body, &inputs, &names);
+        let present = outputs.split_off(1);
+        (outputs.swap_remove(0), present)
+    }
+
+    /// `torch.nn.GRU` on x `[B, 1, D]`: its h after the token is both what is read and the state.
+    ///
+    /// r, z = σ(W x + b + W' h + b'), n = tanh(W x + b + r ⊙ (W' h + b')), h ← (1 − z) ⊙ n + z ⊙ h, which is
+    /// n + z ⊙ (h − n).
+    fn gru(&mut self, i: usize, x: &Value) -> (Value, Vec<Value>) {
+        let at = |name: &str| format!("blocks.{i}.memory.{name}");
+        let past = self.named(&format!("past.{i}.h"));
+        let (heads, size, d) = (past.shape()[1], past.shape()[2], self.spec.d_model);
+        // A step has one token: its axis goes, and a product has one row a stream.
+        let x = self.graph.reshape(x, &[d]);
+        let h = self.graph.reshape(&past, &[d]);
+        let from_x = self.affine(&at("weight_ih"), &at("bias_ih"), &x);
+        let from_h = self.affine(&at("weight_hh"), &at("bias_hh"), &h);
+
+        let g = &mut self.graph;
+        let (gates_x, n_x) = g.split_last(&from_x, 2 * d);
+        let (gates_h, n_h) = g.split_last(&from_h, 2 * d);
+        let gates = g.add(&gates_x, &gates_h);
+        let gates = g.sigmoid(&gates);
+        let (r, z) = g.split_last(&gates, d);
+        let n_h = g.mul(&r, &n_h);
+        let n = g.add(&n_x, &n_h);
+        let n = g.tanh(&n);
+        let kept = g.sub(&h, &n);
+        let kept = g.mul(&z, &kept);
+        let h = g.add(&n, &kept);
+        let present = g.reshape(&h, &[heads, size]);
+        let present = g.label(present, format!("present.{i}.h"));
+        let y = g.reshape(&h, &[1, d]);
+        (g.label(y, format!("blocks.{i}.y")), vec![present])
     }
 
     /// What block `i` gives its memory function for one of its inputs.
@@ -149,21 +192,24 @@ impl Lowering<'_> {
         }
     }
 
-    /// W x + b, without b when the model has none. W `[out, in]` is stored transposed, as `{name}.weight.T`
-    /// `[in, out]`: what a row on its left needs.
+    /// W x + b of `{name}.weight` and `{name}.bias`.
     fn linear(&mut self, name: &str, x: &Value) -> Value {
-        let weight = format!("{name}.weight");
-        let tensor = self.weights.get(&weight).expect("weights are checked against the spec");
+        self.affine(&format!("{name}.weight"), &format!("{name}.bias"), x)
+    }
+
+    /// W x + b, without b when the model has none. W `[out, in]` is stored transposed, as `{weight}.T` `[in, out]`:
+    /// what a row on its left needs.
+    fn affine(&mut self, weight: &str, bias: &str, x: &Value) -> Value {
+        let tensor = self.weights.get(weight).expect("weights are checked against the spec");
         let [outputs, inputs] = tensor.shape[..] else { unreachable!("`{weight}` is [out, in]") };
         let transposed =
             (0..inputs * outputs).map(|n| tensor.data[(n % outputs) * inputs + n / outputs]).collect();
         let weight = self.graph.constant(format!("{weight}.T"), &[inputs, outputs], Data::F32(transposed));
         let y = self.graph.matmul(x, &weight);
-        let bias = format!("{name}.bias");
-        if self.weights.get(&bias).is_none() {
+        if self.weights.get(bias).is_none() {
             return y;
         }
-        let bias = self.weight(&bias);
+        let bias = self.weight(bias);
         self.graph.add(&y, &bias)
     }
 

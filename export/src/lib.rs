@@ -5,7 +5,8 @@
 //!
 //! A graph runs one token. Its state comes in as `past.*` and `cache.*` and goes out as `present.*`; it never
 //! writes the cache. Each block's memory is a local function of domain `org.mcedge` with a body of standard
-//! operations, so that any runtime can inline it, or put a kernel in its place.
+//! operations, so that any runtime can inline it, or put a kernel in its place; a GRU that reads no checkpoint has
+//! nothing for a kernel to do and stands in the main graph.
 
 mod block;
 mod bundle;

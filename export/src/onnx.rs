@@ -24,7 +24,7 @@ pub fn encode(main: &Graph, functions: &[Graph], contract: &Contract) -> Vec<u8>
         StringStringEntryProto { key: Some(METADATA_KEY.to_owned()), value: Some(contract.to_json()) };
     let model = ModelProto {
         ir_version: Some(IR_VERSION),
-        opset_import: opsets(),
+        opset_import: opsets(!functions.is_empty()),
         producer_name: Some("mcedge".to_owned()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         doc_string: Some(format!("{}: one token, with explicit cache state", contract.name)),
@@ -36,12 +36,15 @@ pub fn encode(main: &Graph, functions: &[Graph], contract: &Contract) -> Vec<u8>
     model.encode_to_vec()
 }
 
-fn opsets() -> Vec<OperatorSetIdProto> {
+/// The operator sets of a model or function: ours only where there are functions.
+fn opsets(functions: bool) -> Vec<OperatorSetIdProto> {
     let opset = |domain: &str, version| OperatorSetIdProto {
         domain: Some(domain.to_owned()),
         version: Some(version),
     };
-    vec![opset("", OPSET), opset(DOMAIN, DOMAIN_VERSION)]
+    let mut opsets = vec![opset("", OPSET)];
+    opsets.extend(functions.then(|| opset(DOMAIN, DOMAIN_VERSION)));
+    opsets
 }
 
 fn graph(graph: &Graph) -> GraphProto {
@@ -61,7 +64,7 @@ fn function(graph: &Graph) -> FunctionProto {
         name: Some(graph.name().to_owned()),
         domain: Some(DOMAIN.to_owned()),
         doc_string: Some("One token: the memory's write, then its read.".to_owned()),
-        opset_import: opsets(),
+        opset_import: opsets(true),
         input: names(graph.inputs()),
         output: names(graph.outputs()),
         node: graph.constants().iter().map(constant_node).chain(graph.nodes().iter().map(node)).collect(),

@@ -6,7 +6,7 @@ use mcedge_models::contract::{
     self, BlockFunction, CacheTensor, Contract, Dtype, MemoryFunction, Output, OutputKind, Reset, Role,
     SCHEMA, Scale, StateTensor,
 };
-use mcedge_models::spec::{Block, Context, Head, Init, Input, Spec};
+use mcedge_models::spec::{Block, Context, Head, Init, Input, Memory, Spec};
 use mcedge_models::{Parameter, Weights, WeightsError, parameters};
 
 use crate::block::Lowering;
@@ -80,11 +80,11 @@ pub fn step_graph(spec: &Spec, weights: &Weights, options: Options) -> Result<St
     let functions: Vec<MemoryFunction> =
         spec.blocks.iter().map(|block| function_of(block, spec.d_model)).collect();
     for (block, function) in functions.iter().enumerate() {
-        if let Some(feature) = function.unsupported() {
+        if let Some(feature) = unsupported(function) {
             return Err(Error::Unsupported { block, feature });
         }
     }
-    let contract = contract(spec, name_functions(functions), options);
+    let contract = contract(spec, &functions, options);
     // Sizes that the graph could not declare are found here, before any tensor is made.
     let contract = Contract::parse(&contract.to_json())?;
     let bodies = bodies(&contract.blocks, options);
@@ -92,7 +92,18 @@ pub fn step_graph(spec: &Spec, weights: &Weights, options: Options) -> Result<St
     Ok(StepGraph { main, functions: bodies, contract })
 }
 
-/// The memory function of a block.
+/// The first thing in a block's memory that is not lowered yet.
+fn unsupported(function: &MemoryFunction) -> Option<String> {
+    match function.memory {
+        Memory::Gru {} if function.is_called() => {
+            Some("memory.kind gru with caching.aggregation other than none".into())
+        }
+        Memory::Gru {} => function.caching.unsupported(),
+        _ => function.unsupported(),
+    }
+}
+
+/// What a block's memory computes.
 pub fn function_of(block: &Block, d_model: usize) -> MemoryFunction {
     MemoryFunction {
         num_heads: block.num_heads,
@@ -123,11 +134,11 @@ fn check(spec: &Spec, weights: &Weights, options: Options) -> Result<(), Error> 
 }
 
 /// `{kind}_{aggregation}`; a different function under a name already given gets a number behind, equal ones share
-/// theirs.
-fn name_functions(functions: Vec<MemoryFunction>) -> Vec<BlockFunction> {
+/// theirs. A block that calls none has no entry.
+fn name_functions(functions: &[MemoryFunction]) -> Vec<BlockFunction> {
     let mut named: Vec<BlockFunction> = Vec::new();
-    for memory in functions {
-        let known = named.iter().find(|known| known.memory == memory).map(|known| known.function.clone());
+    for (block, memory) in functions.iter().enumerate().filter(|(_, memory)| memory.is_called()) {
+        let known = named.iter().find(|known| known.memory == *memory).map(|known| known.function.clone());
         let function = known.unwrap_or_else(|| {
             let aggregation = format!("{:?}", memory.caching.aggregation).to_lowercase();
             let name = format!("{}_{aggregation}", memory.memory.kind());
@@ -136,7 +147,7 @@ fn name_functions(functions: Vec<MemoryFunction>) -> Vec<BlockFunction> {
             let mut names = std::iter::once(name.clone()).chain(numbered);
             names.find(|name| !taken(name)).expect("numbers do not end")
         });
-        named.push(BlockFunction { function, memory });
+        named.push(BlockFunction { block, function, memory: memory.clone() });
     }
     named
 }
@@ -153,9 +164,10 @@ fn bodies(blocks: &[BlockFunction], options: Options) -> Vec<Graph> {
     bodies
 }
 
-fn contract(spec: &Spec, blocks: Vec<BlockFunction>, options: Options) -> Contract {
-    let state = blocks.iter().enumerate().flat_map(|(i, block)| states(i, &block.memory, spec.init()));
-    let cache = blocks.iter().enumerate().flat_map(|(i, block)| caches(i, &block.memory, options));
+/// `functions` has one entry a block.
+fn contract(spec: &Spec, functions: &[MemoryFunction], options: Options) -> Contract {
+    let state = functions.iter().enumerate().flat_map(|(i, function)| states(i, function, spec.init()));
+    let cache = functions.iter().enumerate().flat_map(|(i, function)| caches(i, function, options));
     Contract {
         schema: SCHEMA.to_owned(),
         name: spec.name.clone(),
@@ -168,7 +180,7 @@ fn contract(spec: &Spec, blocks: Vec<BlockFunction>, options: Options) -> Contra
         init: spec.init(),
         state: state.collect(),
         cache: cache.collect(),
-        blocks,
+        blocks: name_functions(functions),
     }
 }
 
@@ -235,9 +247,13 @@ fn main_graph(spec: &Spec, weights: &Weights, contract: &Contract, bodies: &[Gra
     let mut lowering = Lowering { graph, spec, weights, inputs };
     let mut h = lowering.embed(&input);
     let mut present = Vec::new();
-    for (i, block) in contract.blocks.iter().enumerate() {
-        let body = bodies.iter().find(|body| body.name() == block.function).expect("a body of every name");
-        let (output, states) = lowering.block(i, body, &block.memory, &h);
+    for i in 0..spec.blocks.len() {
+        let called = contract.blocks.iter().find(|called| called.block == i);
+        let called = called.map(|called| {
+            let body = bodies.iter().find(|body| body.name() == called.function);
+            (body.expect("a body of every name"), &called.memory)
+        });
+        let (output, states) = lowering.block(i, called, &h);
         h = output;
         present.extend(states);
     }

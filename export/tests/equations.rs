@@ -7,12 +7,12 @@ mod common;
 use std::collections::HashMap;
 
 use common::interpreter::{Value, run};
-use common::{DLA, LINEAR, TITANS, block, caching, proto, spec, spec_of, weights};
+use common::{DLA, GRU, LINEAR, TITANS, block, caching, proto, spec, spec_of, weights};
 use mcedge_export::{Bundle, Options, bundle};
 use mcedge_models::Golden;
-use mcedge_models::Samples;
 use mcedge_models::contract::{Contract, Reset, Scale};
 use mcedge_models::spec::Spec;
+use mcedge_models::{Samples, Weights};
 use ndarray::{Array2, ArrayD, Axis, IxDyn};
 use prost::Message;
 use safetensors::SafeTensors;
@@ -22,8 +22,12 @@ const TOLERANCE: f32 = 1e-5;
 
 /// Runs a bundle's golden run as a client does that knows the contract only. Slots without a checkpoint hold NaN.
 fn check(case: &str, spec: &Spec) {
+    check_with(case, spec, &weights(spec));
+}
+
+fn check_with(case: &str, spec: &Spec, weights: &Weights) {
     let options = Options { capacity: CAPACITY, ..Options::default() };
-    let bundle = bundle(spec, &weights(spec), options).unwrap();
+    let bundle = bundle(spec, weights, options).unwrap();
     let golden = Golden::from_safetensors(&bundle.golden).unwrap();
     assert!(golden.input.len() >= 7, "{case}: {:?}", bundle.warnings);
     let found = client(&bundle, &golden.input);
@@ -106,6 +110,31 @@ fn every_memory_and_aggregation_is_the_reference() {
             }
         }
     }
+}
+
+#[test]
+fn a_gru_is_the_reference_with_every_surrounding() {
+    for init in ["continue", "restart"] {
+        for heads in [1, 2] {
+            for more in ["", r#""residual": false,"#, r#""mlp": {"width": 7}, "residual": false,"#] {
+                let gru = block(GRU, &caching("none", init, ""), more)
+                    .replace(r#""num_heads": 2"#, &format!(r#""num_heads": {heads}"#));
+                check(&format!("{init} {heads} {more}"), &spec(std::slice::from_ref(&gru)));
+                let ssc = block(LINEAR, &caching("ssc", init, ""), "");
+                check(&format!("{init} {heads} {more} and ssc"), &spec(&[gru, ssc]));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gru_without_an_output_projection_is_the_reference() {
+    let bare = block(GRU, &caching("none", "restart", ""), r#""residual": false,"#);
+    let spec = spec(&[bare]);
+    let all = weights(&spec);
+    let kept = all.iter().filter(|(name, _)| !name.ends_with("mix.o.weight"));
+    let kept = kept.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+    check_with("without o", &spec, &Weights::new(kept, &spec).unwrap());
 }
 
 #[test]

@@ -5,10 +5,10 @@
 mod common;
 
 use common::proto::{self, F16, F32, I64, Model, names};
-use common::{DLA, LINEAR, TITANS, block, caching, spec, weights};
+use common::{DLA, GRU, LINEAR, TITANS, block, caching, spec, weights};
 use mcedge_export::{Bundle, Error, Options, Warning, bundle, step_graph};
 use mcedge_models::contract::{Contract, DOMAIN, Dtype, MemoryFunction, Reset, Role, Scale};
-use mcedge_models::spec::Spec;
+use mcedge_models::spec::{Aggregation, Memory, Spec};
 use mcedge_models::{Golden, Tensor, Weights};
 use prost::Message;
 use safetensors::SafeTensors;
@@ -52,6 +52,11 @@ fn graphs_and_functions_have_the_names_shapes_and_order_of_the_contract() {
             }
         }
     }
+    for aggregation in ["none", "grm"] {
+        let gru = block(GRU, &caching("none", "continue", ""), "");
+        check_structure(&spec(&[gru.clone(), block(LINEAR, &caching(aggregation, "continue", ""), ""), gru]));
+    }
+    check_structure(&one(GRU, &caching("none", "restart", "")));
 }
 
 fn check_structure(spec: &Spec) {
@@ -77,7 +82,8 @@ fn check_versions(model: &Model) {
     assert_eq!(model.ir_version, 8);
     for opsets in std::iter::once(&model.opsets).chain(model.functions.iter().map(|f| &f.opsets)) {
         let opsets: Vec<_> = opsets.iter().map(|opset| (opset.domain.as_str(), opset.version)).collect();
-        assert_eq!(opsets, [("", 17), (DOMAIN, 1)]);
+        let expected = [("", 17), (DOMAIN, 1)];
+        assert_eq!(opsets, expected[..if model.functions.is_empty() { 1 } else { 2 }]);
     }
     let nodes = model.graph.iter().flat_map(|graph| &graph.nodes);
     for node in nodes.chain(model.functions.iter().flat_map(|function| &function.nodes)) {
@@ -134,6 +140,54 @@ fn a_model_without_a_cache_has_no_cache_inputs() {
     let bundle = export(&one(LINEAR, &caching("none", "continue", "")));
     assert_eq!(names(&model(&bundle).graph.unwrap().inputs), ["input", "past.0.m"]);
     assert!(bundle.contract.cache.is_empty());
+}
+
+#[test]
+fn a_gru_without_aggregation_is_standard_operations_of_the_main_graph() {
+    let gru = block(GRU, &caching("none", "restart", ""), "");
+    let bundle = export(&spec(&[gru.clone(), block(LINEAR, &caching("ssc", "restart", ""), "")]));
+    let blocks = &bundle.contract.blocks;
+    let called: Vec<_> = blocks.iter().map(|block| (block.block, block.function.as_str())).collect();
+    assert_eq!(called, [(1, "linear_ssc")]);
+    let state = &bundle.contract.state[0];
+    assert_eq!((state.past.as_str(), state.present.as_str()), ("past.0.h", "present.0.h"));
+    assert_eq!((&state.shape[..], state.reset), (&[1, 2, 3][..], Reset::Restart));
+    assert!(bundle.contract.cache.iter().all(|cache| cache.name.starts_with("cache.1.")));
+
+    let alone = export(&one(GRU, &caching("none", "continue", "")));
+    assert!(alone.contract.blocks.is_empty() && alone.contract.cache.is_empty());
+    assert_eq!(alone.contract.state[0].reset, Reset::Never);
+    let model = model(&alone);
+    assert!(model.functions.is_empty());
+    let graph = model.graph.unwrap();
+    assert_eq!(names(&graph.inputs), ["input", "past.0.h"]);
+    assert!(graph.nodes.iter().all(|node| node.domain.is_empty()));
+}
+
+#[test]
+fn a_contract_that_calls_for_what_no_kernel_computes_is_refused() {
+    let contract =
+        export(&spec(&[LINEAR, DLA].map(|memory| block(memory, &caching("grm", "restart", ""), ""))));
+    let contract = contract.contract;
+    let refused = |change: &dyn Fn(&mut Contract)| {
+        let mut contract = contract.clone();
+        change(&mut contract);
+        Contract::parse(&contract.to_json()).unwrap_err().to_string()
+    };
+    let gru = |contract: &mut Contract| {
+        contract.blocks[0].memory.memory = Memory::Gru {};
+        contract.blocks[0].memory.caching.aggregation = Aggregation::None;
+    };
+    let error = refused(&gru);
+    assert!(error.contains("memory.kind gru"), "{error}");
+    for [first, second] in [[1, 0], [1, 1]] {
+        let error = refused(&|contract| {
+            (contract.blocks[0].block, contract.blocks[1].block) = (first, second);
+        });
+        assert!(error.contains("blocks[].block"), "{error}");
+    }
+    let error = refused(&|contract| contract.blocks[1].block = 2);
+    assert!(error.contains("past.2."), "{error}");
 }
 
 #[test]
@@ -240,7 +294,7 @@ fn what_cannot_be_lowered_is_refused_by_name() {
     let deep =
         |rest: &str| format!(r#"{{"kind": "titans", "depth": 2, "width": 5, "objective": "l2", {rest}}}"#);
     let cases = [
-        (r#"{"kind": "gru"}"#.to_owned(), "memory.kind gru"),
+        (GRU.to_owned(), "memory.kind gru with caching.aggregation other than none"),
         (r#"{"kind": "lstm"}"#.to_owned(), "memory.kind lstm"),
         (r#"{"kind": "swla", "alpha": 1, "beta": 0, "lambda": 1}"#.to_owned(), "memory.kind swla"),
         (r#"{"kind": "linear", "normalized": true}"#.to_owned(), "memory.normalized"),
@@ -252,9 +306,17 @@ fn what_cannot_be_lowered_is_refused_by_name() {
         let sound = block(LINEAR, &caching("grm", "continue", ""), "");
         check_refused(&spec(&[sound, block(&memory, &caching("grm", "continue", ""), "")]), 1, feature);
     }
-    let logarithmic =
-        r#"{"aggregation": "grm", "init": "continue", "segmentation": {"kind": "logarithmic"}}"#;
-    check_refused(&one(LINEAR, logarithmic), 0, "caching.segmentation.kind logarithmic");
+    for aggregation in ["residual", "grm", "sigmoid", "mean"] {
+        let gru = one(GRU, &caching(aggregation, "continue", ""));
+        check_refused(&gru, 0, "memory.kind gru with caching.aggregation other than none");
+    }
+    check_refused(&one(r#"{"kind": "lstm"}"#, &caching("none", "continue", "")), 0, "memory.kind lstm");
+    for (memory, aggregation) in [(LINEAR, "grm"), (GRU, "none")] {
+        let logarithmic = format!(
+            r#"{{"aggregation": "{aggregation}", "init": "continue", "segmentation": {{"kind": "logarithmic"}}}}"#
+        );
+        check_refused(&one(memory, &logarithmic), 0, "caching.segmentation.kind logarithmic");
+    }
 }
 
 fn check_refused(spec: &Spec, block: usize, feature: &str) {

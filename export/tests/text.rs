@@ -1,4 +1,4 @@
-//! The text form of three graphs, line by line. `MCEDGE_BLESS=1 cargo test -p mcedge-export --test text` writes the
+//! The text form of four graphs, line by line. `MCEDGE_BLESS=1 cargo test -p mcedge-export --test text` writes the
 //! files anew; read the difference before you commit it.
 
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
@@ -8,7 +8,7 @@ mod common;
 use std::path::Path;
 use std::{env, fs};
 
-use common::{LINEAR, TITANS, block, caching, spec, weights};
+use common::{GRU, LINEAR, TITANS, block, caching, spec, weights};
 use mcedge_export::{Options, step_graph};
 use mcedge_models::contract::Dtype;
 use mcedge_models::spec::Spec;
@@ -36,6 +36,12 @@ fn linear_grm() {
 fn titans_ssc() {
     let spec = spec(&[block(TITANS, &caching("ssc", "continue", r#""context": "sum","#), "")]);
     check("titans-ssc", &spec, Options::default());
+}
+
+#[test]
+fn gru_none() {
+    let spec = spec(&[block(GRU, &caching("none", "restart", ""), "")]);
+    check("gru-none", &spec, Options::default());
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub enum ContractError {
 /// # Invariants
 ///
 /// A contract from [`Contract::parse`] has been checked: sizes are positive and bounded, and `state`, `cache` and
-/// `functions` agree with each other.
+/// `blocks` agree with each other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Contract {
     /// Always [`SCHEMA`].
@@ -89,8 +89,8 @@ pub struct Contract {
     pub state: Vec<StateTensor>,
     /// Tensors of the checkpoint cache; empty when nothing is read back.
     pub cache: Vec<CacheTensor>,
-    /// One entry for each block: the memory function it calls and that function's meaning, for a runtime that
-    /// puts a kernel in its place.
+    /// One entry for each block that calls a memory function, in the order of the blocks: the function and its
+    /// meaning, for a runtime that puts a kernel in its place. A memory of standard operations alone has none.
     #[serde(default)]
     pub blocks: Vec<BlockFunction>,
 }
@@ -224,6 +224,8 @@ pub enum Scale {
 /// The memory function that a block calls.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BlockFunction {
+    /// Index of the block, the `i` of its `past.{i}.*` and `cache.{i}.*`.
+    pub block: usize,
     /// Its name in [`DOMAIN`]; blocks with equal functions share one.
     pub function: String,
     /// What it computes.
@@ -233,7 +235,8 @@ pub struct BlockFunction {
 
 /// What a memory function computes: one block's write and read, for d_model = `num_heads` · `head_size`.
 ///
-/// Its inputs and outputs are the lists of [`MemoryFunction::inputs`] and [`MemoryFunction::outputs`].
+/// Its inputs and outputs are the lists of [`MemoryFunction::inputs`] and [`MemoryFunction::outputs`]. Of a memory that
+/// is not [called](MemoryFunction::is_called) there are only its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemoryFunction {
     /// H.
@@ -283,7 +286,13 @@ pub enum Role {
 }
 
 impl MemoryFunction {
-    /// The first thing in it that graphs and kernels cannot compute yet, by its name in `config.json`.
+    /// Whether a block calls it. A GRU or an LSTM without aggregation reads no checkpoint, which leaves a kernel nothing
+    /// to stream: its step is standard operations of the main graph.
+    pub fn is_called(&self) -> bool {
+        !self.memory.is_recurrent() || self.is_cached()
+    }
+
+    /// The first thing in it that function bodies and kernels cannot compute yet, by its name in `config.json`.
     pub fn unsupported(&self) -> Option<String> {
         let caching = &self.caching;
         match &self.memory {
@@ -300,13 +309,10 @@ impl MemoryFunction {
             }
             memory => return Some(format!("memory.kind {}", memory.kind())),
         }
-        match caching.segmentation {
-            Segmentation::Constant { .. } => None,
-            Segmentation::Logarithmic {} => Some("caching.segmentation.kind logarithmic".into()),
-        }
+        caching.unsupported()
     }
 
-    /// The state tensors, in the order of the function's inputs and outputs: the memory's parameters (`m`; or
+    /// The state tensors, in the order of the function's inputs and outputs: the memory's parameters (`m`; `h`; or
     /// `w1`, `b1`, `w2`, …), the momentum of each (`s_w1`, …) when there is one, and `context` when reads are gated.
     pub fn tensors(&self) -> Vec<MemoryTensor> {
         let dh = self.head_size;
@@ -330,6 +336,7 @@ impl MemoryFunction {
                     tensors.extend(parameters("s_", false));
                 }
             }
+            Memory::Gru {} => tensors.push(tensor("h".into(), vec![dh], true)),
             _ => tensors.push(tensor("m".into(), vec![dh, dh], true)),
         }
         if self.caching.aggregation.is_gated() {
@@ -376,6 +383,16 @@ impl MemoryFunction {
         let inputs = self.inputs();
         let of = |role| inputs.iter().position(|input| *input == role);
         self.outputs().iter().map(|output| of(*output).unwrap_or(0)).collect()
+    }
+}
+
+impl Caching {
+    /// The first thing in it that graphs and runtimes cannot do yet, whatever the memory; by its name in `config.json`.
+    pub fn unsupported(&self) -> Option<String> {
+        match self.segmentation {
+            Segmentation::Constant { .. } => None,
+            Segmentation::Logarithmic {} => Some("caching.segmentation.kind logarithmic".into()),
+        }
     }
 }
 
@@ -496,7 +513,12 @@ impl Contract {
 
     /// Every block's function has its tensors in `state` and `cache`, with the shapes that it implies.
     fn check_blocks(&self) -> Result<(), ContractError> {
-        for (i, block) in self.blocks.iter().enumerate() {
+        if let Some(pair) = self.blocks.windows(2).find(|pair| pair[0].block >= pair[1].block) {
+            let expected = format!("more than {}, the entry's before it", pair[0].block);
+            return Err(value("blocks[].block", pair[1].block, expected));
+        }
+        for block in &self.blocks {
+            let i = block.block;
             let at = format!("blocks[{i}]");
             block.memory.memory.check(&at)?;
             block.memory.caching.check(&at, &block.memory.memory)?;

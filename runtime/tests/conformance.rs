@@ -86,8 +86,9 @@ fn memory(random: &mut Random) -> Memory {
 
 fn block(random: &mut Random, segmentation: Segmentation, init: Init, d_model: usize) -> Block {
     use Aggregation::{Grm, Mean, None, Residual, Soup, Ssc};
-    let aggregation = random.pick(&[None, Residual, Grm, Grm, Soup, Soup, Ssc, Ssc, Mean]);
-    let memory = memory(random);
+    let aggregation = random.pick(&[None, None, Residual, Grm, Grm, Soup, Soup, Ssc, Ssc, Mean]);
+    let gru = aggregation == None && random.coin();
+    let memory = if gru { Memory::Gru {} } else { memory(random) };
     Block {
         norm: random.pick(&[Norm::LayerNorm, Norm::RmsNorm, Norm::None]),
         residual: random.coin(),

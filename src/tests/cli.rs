@@ -148,6 +148,23 @@ fn a_live_stream_is_answered_row_by_row() {
     assert!(child.wait().unwrap().success());
 }
 
+#[test]
+fn many_may_export_the_same_model_at_once() {
+    let input = file("two.csv", format!("{HEADER}\n{ROW}\n{ROW}\n"));
+    // A capacity of its own: nobody has exported it yet.
+    fs::remove_dir_all(folder("cold-cache")).unwrap();
+    let start = |_| {
+        let args = ["run", TELEMETRY, "--capacity", "7", "--backend", "tract", "--input", &input];
+        mcedge(&args).env("XDG_CACHE_HOME", folder("cold-cache")).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let children: Vec<_> = (0..6).map(start).collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_keeps_what_was_done() {
@@ -161,7 +178,8 @@ fn ctrl_c_keeps_what_was_done() {
     let mut stdin = child.stdin.take().unwrap();
     writeln!(stdin, "{HEADER}\n{ROW}\n{ROW}").unwrap();
     while fs::read_to_string(&output).unwrap_or_default().lines().count() < 3 {
-        std::thread::yield_now();
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(child.wait().unwrap().success());

@@ -61,6 +61,16 @@ impl Graph {
         self.push("Erf", &[a], vec![], a.ty.clone())
     }
 
+    /// 1 / (1 + exp(−a)).
+    pub fn sigmoid(&mut self, a: &Value) -> Value {
+        self.push("Sigmoid", &[a], vec![], a.ty.clone())
+    }
+
+    /// tanh(a).
+    pub fn tanh(&mut self, a: &Value) -> Value {
+        self.push("Tanh", &[a], vec![], a.ty.clone())
+    }
+
     /// √a.
     pub fn sqrt(&mut self, a: &Value) -> Value {
         self.push("Sqrt", &[a], vec![], a.ty.clone())

@@ -91,6 +91,8 @@ fn evaluate(node: &Node, x: &[Value]) -> Vec<Value> {
         "Div" => binary(&x[0], &x[1], |a, b| a / b),
         "Max" => binary(&x[0], &x[1], f32::max),
         "Exp" => Value::F(x[0].f().mapv(f32::exp)),
+        "Sigmoid" => Value::F(x[0].f().mapv(|x| 1.0 / (1.0 + (-x).exp()))),
+        "Tanh" => Value::F(x[0].f().mapv(f32::tanh)),
         "Sqrt" => Value::F(x[0].f().mapv(f32::sqrt)),
         "Erf" => Value::F(x[0].f().mapv(erf)),
         "Cast" => Value::F(x[0].i().mapv(|i| i as f32)),

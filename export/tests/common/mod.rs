@@ -11,6 +11,7 @@ use mcedge_models::spec::Spec;
 use mcedge_models::{Tensor, Weights, parameters};
 
 pub const LINEAR: &str = r#"{"kind": "linear"}"#;
+pub const GRU: &str = r#"{"kind": "gru"}"#;
 pub const DLA: &str = r#"{"kind": "dla", "depth": 2, "width": 5, "bias": true, "objective": "dot", "step_size": 0.03,
     "momentum": 0.5}"#;
 pub const TITANS: &str = r#"{"kind": "titans", "depth": 3, "width": 5, "skip": true, "objective": "l2",

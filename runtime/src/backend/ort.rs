@@ -114,14 +114,18 @@ fn load(model: &Model, runtime: &OnnxRuntime, device: Device, plain: bool) -> or
 
 /// Registers one operator a memory function; a registered operator wins over the function's body.
 fn with_kernels(builder: SessionBuilder, contract: &Contract) -> ort::Result<SessionBuilder> {
+    if contract.blocks.is_empty() {
+        return Ok(builder);
+    }
     let mut domain = OperatorDomain::new(DOMAIN)?;
     let mut known: Vec<&str> = Vec::new();
-    for (i, block) in contract.blocks.iter().enumerate() {
+    for block in &contract.blocks {
         if known.contains(&block.function.as_str()) {
             continue;
         }
         known.push(&block.function);
-        let of_block = |cache: &&CacheTensor| cache.name.starts_with(&format!("cache.{i}."));
+        let prefix = format!("cache.{}.", block.block);
+        let of_block = |cache: &&CacheTensor| cache.name.starts_with(&prefix);
         domain = domain.add(MemoryOperator {
             name: block.function.clone(),
             function: block.memory.clone(),

@@ -44,6 +44,11 @@ def errors(model, series, start, capacity=64):
     return ((y[:-1] - series[1:]) / model.std)[start - 1:].numpy().astype(np.float64)
 
 
+def log_error(e):
+    """What training minimises, of standardised errors [T, C]."""
+    return float(np.log(np.square(e).mean(0) + 1e-9).mean())
+
+
 def train(config, series, validation_from, *, seed, steps, window=64, streams=32, rate=4e-3, decay=0.02,
           capacity=64, episodes=(1, 2, 4, 8, 16), wander=1.5, start=None, every=100,
           log=print):
@@ -83,7 +88,7 @@ def train(config, series, validation_from, *, seed, steps, window=64, streams=32
         state, at, left = mc.detached(state), at + window, left - 1
         if step % every == 0 or step == steps:
             e = errors(model, series, validation_from, capacity)
-            held = float(np.log(np.square(e).mean(0) + 1e-9).mean())
+            held = log_error(e)
             log(f"step {step:5d}  train {loss.item():.4f}  validation {held:.4f}  "
                 f"rmse {np.sqrt(np.square(e).mean()):.4f}  {time.time() - began:.0f} s")
             if held < best:
@@ -100,24 +105,11 @@ def without_cache(config):
     return config
 
 
-def _train(job):
-    torch.set_num_threads(1)
-    name, config, series, validation_from, options = job
-    return name, train(config, torch.from_numpy(series), validation_from,
-                       log=lambda line: print(f"{name:8s} {line}", flush=True), **options).state_dict()
-
-
 def train_pair(config, series, validation_from, **options):
-    """The model and its twin without a cache, trained by the same recipe in two processes."""
-    configs = {"cached": config, "none": without_cache(config)}
-    jobs = [(name, c, series.numpy(), validation_from, options) for name, c in configs.items()]
-    with torch.multiprocessing.get_context("spawn").Pool(2) as pool:
-        states = dict(pool.map(_train, jobs, chunksize=1))
-    models = []
-    for name, c in configs.items():
-        models.append(mc.Model(c))
-        models[-1].load_state_dict(states[name])
-    return [model.eval() for model in models]
+    """The model and its twin without a cache, trained by the same recipe, one after the other."""
+    pair = {"cached": config, "none": without_cache(config)}
+    return [train(c, series, validation_from, log=lambda line: print(f"{name:8s} {line}", flush=True), **options)
+            for name, c in pair.items()]
 
 
 def describe(series):

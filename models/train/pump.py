@@ -5,8 +5,11 @@ measured on the rest of it; detection on `valve1/`, with a threshold from that r
 """
 import argparse
 import csv
+import functools
 import pathlib
+import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import torch
@@ -69,6 +72,18 @@ def scored(model, samples):
     return score.scores(samples.numpy(), mc.stream(model, samples, CAPACITY).numpy(), model.std.numpy())
 
 
+def scored_by_program(program, directory, names, samples):
+    """The column `score` of the program's own run over the samples, as [T, 1]; the first, which has none, is 0."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, result = pathlib.Path(scratch) / "samples.csv", pathlib.Path(scratch) / "result.csv"
+        with open(source, "w", newline="") as file:
+            csv.writer(file).writerows([names, *samples.tolist()])
+        subprocess.run([program, "run", directory, "--capacity", str(CAPACITY), "--input", source,
+                        "--output", result, "--quiet"], check=True)
+        with open(result, newline="") as file:
+            return np.array([[float(row["score"] or 0.0)] for row in csv.DictReader(file)])
+
+
 ALARMS = {
     "score": lambda s: s[:, 0],
     f"score, smoothed over {SMOOTHED_OVER}": lambda s: score.smooth(s[:, 0], SMOOTHED_OVER),
@@ -76,21 +91,23 @@ ALARMS = {
 }
 
 
-def detection(title, model, quiet, files):
+def detection(title, scored, quiet, files, alarms=ALARMS):
     """Rows of F1, false alarm rate and missed alarm rate, over all samples of all files.
 
-    The threshold is exceeded by one sample in a hundred of `quiet`, which holds no anomaly.
+    `scored` makes scores (and drifts) of samples. The threshold is exceeded by one sample in a hundred of `quiet`,
+    which holds no anomaly.
     """
     true = np.concatenate([labels for _, _, labels in files])
-    calm, streams = scored(model, quiet), [scored(model, samples) for _, samples, _ in files]
+    calm, streams = scored(quiet), [scored(samples) for _, samples, _ in files]
     rows = []
-    for name, alarm in ALARMS.items():
+    for name in alarms:
+        alarm = ALARMS[name]
         threshold = np.quantile(alarm(calm), 0.99)
         found = np.concatenate([alarm(s) > threshold for s in streams])
         hit, false, missed = (found & true).sum(), (found & ~true).sum(), (~found & true).sum()
         f1 = 2 * hit / (2 * hit + false + missed)
-        rows.append(f"| {title}: {name} | {threshold:.4f} | {f1:.4f} | {false / (~true).sum():.4f} "
-                    f"| {missed / true.sum():.4f} |")
+        rows.append(f"| {title}: {name} | {threshold:.4f} | {hit} | {false} | {missed} | {f1:.4f} "
+                    f"| {false / (~true).sum():.4f} | {missed / true.sum():.4f} |")
     return rows
 
 
@@ -102,6 +119,7 @@ def main():
     options.add_argument("--more-steps", type=int, default=120, help="with the cache, after --steps without")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--twin", type=pathlib.Path, help="where to keep the model without a cache, too")
+    options.add_argument("--program", type=pathlib.Path, help="`mcedge`, to measure detection by its score, too")
     options.add_argument("--measure", action="store_true", help="train nothing; measure --out (and --twin)")
     options = options.parse_args()
     if not options.data.is_dir():
@@ -130,9 +148,15 @@ def main():
           f"{len(series) - held_out} samples held out\n")
     print(forecast.report(series, held_out, models, names, CAPACITY))
     files = [read(path) for path in sorted((options.data / "valve1").glob("*.csv"))]
-    print("\n| alarm on | threshold | F1 | false alarms | missed |\n|---|---|---|---|---|")
+    print(f"\n{sum(len(labels) for *_, labels in files)} samples in {len(files)} files, "
+          f"{sum(labels.sum() for *_, labels in files)} of them anomalies\n")
+    print("| alarm on | threshold | hits | false alarms | missed | F1 | false alarm rate | missed rate |")
+    print("|---|---|---|---|---|---|---|---|")
     for title, model in [*models.items(), ("last value", LastValue(models["titans-grm"].std))]:
-        print("\n".join(detection(title, model, series[held_out:], files)))
+        print("\n".join(detection(title, functools.partial(scored, model), series[held_out:], files)))
+    if options.program:
+        run = functools.partial(scored_by_program, options.program, options.out, names)
+        print("\n".join(detection("mcedge run", run, series[held_out:], files, list(ALARMS)[:2])))
     return 0
 
 

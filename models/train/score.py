@@ -2,7 +2,9 @@
 
 Per channel a centre m and a scale s follow the residual (sample less the forecast made for it one sample before),
 as running means over at most 600 samples; outliers are clipped at three scales before they are learned. The score
-is the root mean square over channels of the residual's distance from its centre, in scales.
+is the root mean square over channels of the residual's distance from its centre, in scales. A scale counts as no
+less than a thousandth of the channel's standard deviation. A residual that is not finite scores infinity and
+teaches nothing.
 
 A forecast one sample ahead follows a slow fault, and no single residual is large. The drift is made for those: a
 running mean of each channel's distance, clipped at three scales, whose root mean square is about 1 by chance alone
@@ -13,6 +15,7 @@ import numpy as np
 WARM_UP = 30  # samples scored as 0 and learned unclipped
 MEMORY = 600  # samples the centre and the scale average over
 CLIP = 3.0  # scales
+FLOOR = 1e-3  # the least scale, in standard deviations of the channel
 DRIFT_OVER = 60  # samples the drift averages over
 ABSOLUTE_TO_STD = 1.2533  # √(π/2): a Gaussian's standard deviation over its mean absolute value
 
@@ -20,20 +23,26 @@ ABSOLUTE_TO_STD = 1.2533  # √(π/2): a Gaussian's standard deviation over its 
 class Score:
     def __init__(self, std=None, channels=None):
         """`std` is the head's, [C]; without one, give the number of channels."""
-        self.floor = 1e-3 * (np.ones(channels) if std is None else np.asarray(std, np.float64))
+        std = np.ones(channels) if std is None else np.asarray(std, np.float64)
+        self.floor = FLOOR * np.where((std > 0) & np.isfinite(std), std, 1.0)
         self.centre, self.scale = np.zeros_like(self.floor), np.zeros_like(self.floor)
         self.lean = np.zeros_like(self.floor)
         self.samples = 0
 
     def push(self, sample, forecast):
         """The score of one sample, whose forecast was made one sample before."""
+        # In f32, as the runtime has it: the residual is rounded before it is scored.
+        residual = np.asarray(sample, np.float32) - np.asarray(forecast, np.float32)
+        if not np.isfinite(residual).all():
+            return float("inf")
         self.samples += 1
         warm = self.samples > WARM_UP
         rate = max(1.0 / self.samples, 1.0 / MEMORY)
-        e = np.asarray(sample, np.float64) - np.asarray(forecast, np.float64) - self.centre
-        z = e / np.maximum(self.scale, self.floor)
+        scale = np.maximum(self.scale, self.floor)
+        e = residual.astype(np.float64) - self.centre
+        z = e / scale
         if warm:
-            e = np.clip(e, -CLIP * self.scale, CLIP * self.scale)
+            e = np.clip(e, -CLIP * scale, CLIP * scale)
             self.lean += (np.clip(z, -CLIP, CLIP) - self.lean) / DRIFT_OVER
         self.centre += rate * e
         self.scale += rate * (ABSOLUTE_TO_STD * np.abs(e) - self.scale)

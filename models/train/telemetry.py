@@ -40,8 +40,8 @@ def config_of(names, series, memory, aggregation):
         "dla": {"kind": "dla", **deep, "momentum": 0.8, "retention": 0.98},
         "linear": {"kind": "linear"},
     }
-    caching = {"aggregation": aggregation, "query": "u", "context": "mean", "temperature": 1.0,
-               "segmentation": {"kind": "constant", "size": 32},
+    caching = {"aggregation": aggregation, "query": "u", "context": "mean", "temperature": 0.25,
+               "segmentation": {"kind": "constant", "size": 8},
                "init": "restart" if memory == "linear" else "continue"}
     if aggregation == "ssc":
         caching["top_k"] = 4
@@ -65,6 +65,7 @@ def main():
     options.add_argument("--recording", type=pathlib.Path, help="default: recording.csv in --out")
     options.add_argument("--out", type=pathlib.Path)
     options.add_argument("--steps", type=int, default=500)
+    options.add_argument("--more-steps", type=int, default=200, help="with the cache, after --steps without")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--twin", type=pathlib.Path, help="where to keep the model without a cache, too")
     options.add_argument("--measure", action="store_true", help="train nothing; measure --out (and --twin)")
@@ -79,8 +80,13 @@ def main():
         models |= {"no cache": mc.load(options.twin)} if options.twin else {}
     else:
         config = config_of(names, series[:held_out], options.memory, options.aggregation)
-        cached, alone = forecast.train_pair(config, series[:held_out], int(held_out * 0.8), seed=options.seed,
-                                            steps=options.steps, rate=6e-3, wander=1.0)
+        known, validation_from = series[:held_out], int(held_out * 0.8)
+        # As in pump.py: the memory is learned without a cache first; then the model and its twin go on from there.
+        first = forecast.train(forecast.without_cache(config), known, validation_from, seed=options.seed,
+                               steps=options.steps, rate=6e-3, wander=1.0, every=50)
+        cached, alone = forecast.train_pair(config, known, validation_from, seed=options.seed + 1,
+                                            steps=options.more_steps, rate=2e-3, wander=1.0, every=50,
+                                            start=first.state_dict())
         mc.save(out, config, cached)
         if options.twin:
             mc.save(options.twin, alone.config, alone)

@@ -178,6 +178,17 @@ fn a_failed_step_leaves_the_stream_as_it_was() {
 }
 
 #[test]
+fn an_output_that_is_not_finite_is_an_error_and_leaves_the_stream_as_it_was() {
+    let contract = contract(2, 2, "never", "none");
+    let (mut sure, _) = engine(&contract, 0.0);
+    let (mut tried, _) = engine(&contract, 0.0);
+    for t in 0..9 {
+        assert!(matches!(tried.push(&[f32::INFINITY]), Err(Error::Diverged { token }) if token == t));
+        assert_eq!(tried.push(&[t as f32]).unwrap()[0], sure.push(&[t as f32]).unwrap()[0]);
+    }
+}
+
+#[test]
 fn a_reset_stream_is_a_new_one() {
     let contract = contract(2, 2, "never", "none");
     let (mut engine, _) = engine(&contract, 1.0);

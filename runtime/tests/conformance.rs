@@ -236,3 +236,20 @@ fn a_cache_of_f16_is_as_near_as_its_rounding() {
         (0..MODELS / 4).flat_map(|seed| check(seed, Dtype::F16, 2e-2, onnx_runtime)).collect();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn sessions_may_be_made_at_once() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let random = &mut Random::new(3);
+    let spec = spec(random);
+    let bundle =
+        mcedge_export::bundle(&spec, &weights(random, &spec), mcedge_export::Options::default()).unwrap();
+    let model = Model::from_bytes(bundle.step, &bundle.initial_state).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| Ort::new(&model, &OrtOptions::default()).map(drop).unwrap());
+        }
+    });
+}

@@ -1,6 +1,7 @@
 //! ONNX Runtime: any CPU through the fused kernel, CUDA and TensorRT through the graph's plain bodies.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use half::f16;
 use mcedge_models::contract::{CacheTensor, Contract, DOMAIN, Dtype, MemoryFunction, Role};
@@ -99,7 +100,12 @@ impl Ort {
     }
 }
 
+/// Held while a session is made: two that register the same domain at once fail in ONNX Runtime's map of domains,
+/// which the whole process shares.
+static LOADING: Mutex<()> = Mutex::new(());
+
 fn load(model: &Model, runtime: &OnnxRuntime, device: Device, plain: bool) -> ort::Result<Session> {
+    let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut builder = Session::builder(runtime.environment())?
         .with_intra_threads(1)?
         .with_inter_threads(1)?

@@ -22,8 +22,6 @@ const CONFIG: &[u8] = include_bytes!("../models/host-telemetry-linear-ssc/config
 const WEIGHTS: &[u8] = include_bytes!("../models/host-telemetry-linear-ssc/model.safetensors");
 const RECORDING: &[u8] = include_bytes!("../models/host-telemetry-linear-ssc/recording.csv");
 
-/// Tolerance of the demo's verification, as `mcedge verify` has it.
-const ATOL: f64 = 1e-4;
 /// Peaks of the score that a replay tells.
 const TOLD: usize = 5;
 /// Seconds between two peaks that are told: nearer ones are one event.
@@ -63,7 +61,7 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
     let golden = Golden::from_safetensors(&bundle.golden)?;
     let model = Model::from_bytes(bundle.step, &bundle.initial_state)?;
     say!("\nverifying {} tokens against the reference", golden.input.len());
-    verify_available(&model, &golden, ATOL)?;
+    verify_available(&model, &golden)?;
     let stream = Stream::open(&model, BackendArg::Auto, &Placement::cpu(false, None), Policy::Oldest)?;
     let mut forecaster = Forecaster::new(stream);
     say!("\nrunning on {}", forecaster.stream().place());

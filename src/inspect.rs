@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use mcedge_models::contract::{CacheTensor, Contract, Input, StateTensor};
+use mcedge_models::contract::{Contract, Input, StateTensor};
 use mcedge_models::spec::Segmentation;
-use mcedge_runtime::Model;
+use mcedge_runtime::{Model, cache_bytes};
 use serde_json::json;
 
 use crate::bundle::BundleArg;
@@ -36,7 +36,7 @@ pub fn inspect(args: &Args) -> Result<ExitCode> {
     let bytes = Bytes {
         graph: model.step().len(),
         state: contract.state.iter().map(state_bytes).sum(),
-        cache: contract.cache.iter().map(cache_bytes).sum(),
+        cache: cache_bytes(contract),
     };
     if args.json {
         let json = json!({
@@ -52,10 +52,6 @@ pub fn inspect(args: &Args) -> Result<ExitCode> {
 
 fn state_bytes(state: &StateTensor) -> usize {
     state.shape.iter().product::<usize>() * state.dtype.size()
-}
-
-fn cache_bytes(cache: &CacheTensor) -> usize {
-    cache.shape.iter().product::<usize>() * cache.dtype.size()
 }
 
 fn table(contract: &Contract, bytes: &Bytes) -> String {

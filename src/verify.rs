@@ -70,9 +70,31 @@ pub fn verify(args: &Args) -> Result<ExitCode> {
     ensure!(!golden.input.is_empty(), "the golden run has no tokens");
     say!("{}: {} tokens, tolerance {atol:.0e}", model.contract().name, golden.input.len());
     let may_be_missing = args.backend == Backends::Available && args.placement.ort_library.is_none();
+    let passed = run_plan(&model, &golden, plan(args), atol, may_be_missing)?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs `golden` on the CPU with every backend that this machine has, and says how far off each is.
+///
+/// Fails when one is out of tolerance.
+pub fn verify_available(model: &Model, golden: &Golden) -> Result<()> {
+    let passed = run_plan(model, golden, every_cpu(None), tolerance(model.contract()), true)?;
+    ensure!(passed, "out of tolerance");
+    Ok(())
+}
+
+/// Runs `golden` where `plan` says, a line each; whether all are within tolerance. Without an ONNX Runtime the plan ends
+/// there, when it `may_be_missing`.
+fn run_plan(
+    model: &Model,
+    golden: &Golden,
+    plan: Vec<(BackendArg, Placement)>,
+    atol: f64,
+    may_be_missing: bool,
+) -> Result<bool> {
     let mut passed = true;
-    for (backend, placement) in plan(args) {
-        let mut stream = match Stream::open(&model, backend, &placement, Policy::Oldest) {
+    for (backend, placement) in plan {
+        let mut stream = match Stream::open(model, backend, &placement, Policy::Oldest) {
             Ok(stream) => stream,
             Err(error) if may_be_missing && is_missing(&error) => {
                 say!("{:<28} not run: {error:#}", "ort");
@@ -80,26 +102,9 @@ pub fn verify(args: &Args) -> Result<ExitCode> {
             }
             Err(error) => return Err(error),
         };
-        passed &= report(&mut stream, &golden, atol)?;
+        passed &= report(&mut stream, golden, atol)?;
     }
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Runs `golden` on the CPU with every backend that this machine has, and says how far off each is.
-///
-/// Fails when one is out of tolerance.
-pub fn verify_available(model: &Model, golden: &Golden, atol: f64) -> Result<()> {
-    for (backend, plain) in [(BackendArg::Tract, false), (BackendArg::Ort, false), (BackendArg::Ort, true)] {
-        match Stream::open(model, backend, &Placement::cpu(plain, None), Policy::Oldest) {
-            Ok(mut stream) => ensure!(report(&mut stream, golden, atol)?, "out of tolerance"),
-            Err(error) if is_missing(&error) => {
-                say!("{:<28} not run: {error:#}", "ort");
-                break;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+    Ok(passed)
 }
 
 /// The golden run is computed in f64: what a cache rounds to f16 is off by 2⁻¹¹ of its value, and a read adds up
@@ -109,14 +114,17 @@ fn tolerance(contract: &Contract) -> f64 {
 }
 
 fn plan(args: &Args) -> Vec<(BackendArg, Placement)> {
-    let cpu = |plain| Placement::cpu(plain, args.placement.ort_library.as_deref());
     match args.backend {
         Backends::Tract => vec![(BackendArg::Tract, args.placement.clone())],
         Backends::Ort => vec![(BackendArg::Ort, args.placement.clone())],
-        Backends::All | Backends::Available => {
-            vec![(BackendArg::Tract, cpu(false)), (BackendArg::Ort, cpu(false)), (BackendArg::Ort, cpu(true))]
-        }
+        Backends::All | Backends::Available => every_cpu(args.placement.ort_library.as_deref()),
     }
+}
+
+/// tract, ONNX Runtime with the kernels, and ONNX Runtime with plain bodies.
+fn every_cpu(ort_library: Option<&Path>) -> Vec<(BackendArg, Placement)> {
+    let cpu = |plain| Placement::cpu(plain, ort_library);
+    vec![(BackendArg::Tract, cpu(false)), (BackendArg::Ort, cpu(false)), (BackendArg::Ort, cpu(true))]
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {

@@ -1,7 +1,7 @@
 //! The checkpoint cache: memories at past segments' ends, in slots that never grow.
 
 use half::f16;
-use mcedge_models::contract::{CacheTensor, Contract, Dtype, Scale};
+use mcedge_models::contract::{CacheTensor, Contract, Scale};
 
 use crate::backend::{Buffer, Cells, CellsMut};
 use crate::policy::Policy;
@@ -118,10 +118,6 @@ fn to_f16(value: f32) -> f16 {
 
 /// Bytes of the cache that `contract` declares, over all its tensors.
 pub fn cache_bytes(contract: &Contract) -> usize {
-    let bytes = |cache: &CacheTensor| cache.shape.iter().product::<usize>() * size(cache.dtype);
+    let bytes = |cache: &CacheTensor| cache.shape.iter().product::<usize>() * cache.dtype.size();
     contract.cache.iter().map(bytes).sum()
-}
-
-fn size(dtype: Dtype) -> usize {
-    dtype.size()
 }

@@ -96,5 +96,8 @@ fn segments(contract: &Contract) -> String {
     match contract.segmentation {
         Segmentation::Constant { size } => format!("of {size} tokens, {init}"),
         Segmentation::Logarithmic {} => format!("logarithmic, {init}"),
+        Segmentation::Surprise { min_size, max_size, .. } => {
+            format!("{min_size} to {max_size} tokens, cut by surprise, {init}")
+        }
     }
 }

@@ -129,7 +129,7 @@ impl Lowering<'_> {
             Role::Cache(index) => self.named(&format!("cache.{i}.{}", tensor(index))),
             Role::SegmentLength => self.named("segment.length"),
             Role::CacheLength => self.named("cache.length"),
-            Role::Y => unreachable!("y is an output"),
+            role => unreachable!("{role:?} is no input of what is lowered"),
         }
     }
 

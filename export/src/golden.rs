@@ -64,7 +64,7 @@ fn is_cached(spec: &Spec) -> bool {
 fn segment_tokens(spec: &Spec) -> usize {
     match spec.segmentation() {
         Segmentation::Constant { size } => size,
-        Segmentation::Logarithmic {} => unreachable!("refused before"),
+        Segmentation::Logarithmic {} | Segmentation::Surprise { .. } => unreachable!("refused before"),
     }
 }
 

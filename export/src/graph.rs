@@ -28,6 +28,7 @@ impl From<Dtype> for Element {
         match dtype {
             Dtype::F32 => Element::F32,
             Dtype::F16 => Element::F16,
+            Dtype::I8 => unreachable!("no export asks for it yet"),
         }
     }
 }

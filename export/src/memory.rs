@@ -112,7 +112,7 @@ impl Body<'_> {
                 Role::CacheLength => {
                     inputs.cache_length = Some(graph.input("cache.length", count.clone()));
                 }
-                Role::Y => unreachable!("y is an output"),
+                role => unreachable!("{role:?} is no input of what is lowered"),
             }
         }
         inputs

@@ -77,8 +77,11 @@ impl Display for StepGraph {
 /// [`Error::Contract`] when the arguments are not a model and options for it.
 pub fn step_graph(spec: &Spec, weights: &Weights, options: Options) -> Result<StepGraph, Error> {
     check(spec, weights, options)?;
-    let functions: Vec<MemoryFunction> =
-        spec.blocks.iter().map(|block| function_of(block, spec.d_model)).collect();
+    let function = |block| MemoryFunction {
+        cache_dtype: options.cache_dtype,
+        ..function_of(block, spec.d_model)
+    };
+    let functions: Vec<MemoryFunction> = spec.blocks.iter().map(function).collect();
     for (block, function) in functions.iter().enumerate() {
         if let Some(feature) = unsupported(function) {
             return Err(Error::Unsupported { block, feature });
@@ -111,6 +114,8 @@ pub fn function_of(block: &Block, d_model: usize) -> MemoryFunction {
         normalize_qk: block.normalize_qk,
         memory: block.memory.clone(),
         caching: block.caching.clone(),
+        cache_dtype: Dtype::F32,
+        gates: false,
     }
 }
 
@@ -212,6 +217,7 @@ fn caches(block: usize, function: &MemoryFunction, options: Options) -> Vec<Cach
         slot_axis: SLOT_AXIS,
         dtype: options.cache_dtype,
         scale: scale(&tensor.name),
+        steps: None,
     };
     function.tensors().into_iter().filter(|tensor| tensor.cached).map(cache).collect()
 }

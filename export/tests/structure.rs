@@ -40,6 +40,7 @@ fn formal(function: &MemoryFunction, role: Role, side: &str) -> String {
         Role::Cache(i) => format!("cache.{}", tensor(i)),
         Role::SegmentLength => "segment.length".into(),
         Role::CacheLength => "cache.length".into(),
+        role => unreachable!("{role:?} is no input of what is lowered"),
     }
 }
 

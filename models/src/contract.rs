@@ -3,7 +3,9 @@
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Aggregation, Caching, Context, FeatureMap, Init, Memory, Query, Segmentation, SpecError};
+use crate::spec::{
+    Aggregation, Caching, Context, Deep, FeatureMap, Init, Memory, Query, Segmentation, SpecError,
+};
 
 /// The schema that this crate writes and reads, the value of `schema`.
 pub const SCHEMA: &str = "mcedge.contract/1";
@@ -168,16 +170,21 @@ pub struct StateTensor {
 pub struct CacheTensor {
     /// Graph input.
     pub name: String,
-    /// The `present` that is copied into a slot at a segment's end.
+    /// The `present` that is copied into a slot at a segment's end: a state tensor's, or an output of its own that
+    /// only checkpoints need.
     pub from: String,
     /// `[B, H, N, …]`.
     pub shape: Vec<usize>,
     /// The axis of N.
     pub slot_axis: usize,
-    /// f32 or f16.
+    /// f32, f16 or i8.
     pub dtype: Dtype,
     /// What happens to the copy.
     pub scale: Scale,
+    /// With i8, the graph input `[B, H, N]` f32 that says what an element of 1 stands for, head by head and slot by
+    /// slot: max |x| / 127 of what was copied. A `[B, H, N, …]` tensor of shape has the first three axes alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<String>,
 }
 
 /// An element type.
@@ -188,14 +195,21 @@ pub enum Dtype {
     F32,
     /// IEEE binary16.
     F16,
+    /// Signed 8-bit integers in steps of [`CacheTensor::steps`]; of caches alone.
+    I8,
 }
 
 impl Dtype {
+    fn f32() -> Self {
+        Dtype::F32
+    }
+
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
             Dtype::F32 => 4,
             Dtype::F16 => 2,
+            Dtype::I8 => 1,
         }
     }
 }
@@ -250,6 +264,12 @@ pub struct MemoryFunction {
     pub memory: Memory,
     /// What a token reads.
     pub caching: Caching,
+    /// Element type of its cache; under i8 the contexts stay f32, so that gates do not move.
+    #[serde(default = "Dtype::f32")]
+    pub cache_dtype: Dtype,
+    /// Whether it says who was read: [`Role::Gates`].
+    #[serde(default)]
+    pub gates: bool,
 }
 
 /// One state tensor of a memory.
@@ -261,6 +281,19 @@ pub struct MemoryTensor {
     pub shape: Vec<usize>,
     /// Whether a checkpoint keeps it.
     pub cached: bool,
+    /// Whether the next token needs it: it has a `past`. What is made for checkpoints alone has none.
+    pub carried: bool,
+}
+
+/// What the shape of an input or output begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lead {
+    /// `[B, T, …]`: a row a token.
+    Token,
+    /// `[B, …]`: one a stream.
+    Stream,
+    /// `[…]`: one for all streams, a weight.
+    Whole,
 }
 
 /// What one input or output of a memory function is.
@@ -274,16 +307,36 @@ pub enum Role {
     V,
     /// `[B, T, D]` f32, when scores are made with u.
     U,
+    /// `[B, T, G · D]` f32: W_ih x + b_ih of a GRU's (G = 3) or an LSTM's (G = 4) gates, in PyTorch's order.
+    X,
+    /// `[B, T, H]` f32: entry `index` of [`Memory::coefficients`], where it comes from the input; after the sigmoid.
+    Coefficient(usize),
+    /// `[G · D, D]` f32: W_hh of a GRU or an LSTM.
+    RecurrentWeight,
+    /// `[G · D]` f32: b_hh.
+    RecurrentBias,
+    /// `[D, 2 D]` f32: W_g of the aggregation `sigmoid`.
+    GateWeight,
+    /// `[D]` f32: b_g.
+    GateBias,
     /// Tensor `index` of [`MemoryFunction::tensors`], `[B, H, …]` f32.
     State(usize),
     /// `[B]` int64: tokens already in the online segment.
     SegmentLength,
-    /// Tensor `index` of [`MemoryFunction::tensors`], `[B, H, N, …]` f32 or f16.
+    /// Tensor `index` of [`MemoryFunction::tensors`], `[B, H, N, …]` f32, f16 or i8.
     Cache(usize),
+    /// What an element of 1 stands for in `Cache` of the same index, when that is i8: `[B, H, N]` f32.
+    Steps(usize),
     /// `[B]` int64: live slots.
     CacheLength,
     /// Output `[B, T, D]` f32: the heads' reads, concatenated.
     Y,
+    /// Output `[B, T, H, N + 1]` f32: the weight of each slot in the read (0 where nothing is live), the online memory
+    /// last. Of `sigmoid`, whose gates have a channel each: their mean over the head's channels, and 1 for the online
+    /// memory.
+    Gates,
+    /// Output `[B, T, H]` f32: the loss of the token's write, before it; see [`Segmentation::Surprise`].
+    Loss,
 }
 
 impl MemoryFunction {
@@ -313,38 +366,48 @@ impl MemoryFunction {
         caching.unsupported()
     }
 
-    /// The state tensors, in the order of the function's inputs and outputs: the memory's parameters (`m`; `h`; or
-    /// `w1`, `b1`, `w2`, …), the momentum of each (`s_w1`, …) when there is one, and `context` when reads are gated.
+    /// The state tensors, in the order of the function's inputs and outputs.
+    ///
+    /// | memory | tensors |
+    /// |---|---|
+    /// | `linear` | `m`, and `z` when normalised |
+    /// | `swla` | `m`, and the previous token's `k` and `v` |
+    /// | `gated_delta` | `m` |
+    /// | `dla`, `titans` | `w1`, `b1`, `w2`, …, then the momentum of each, `s_w1`, …, when there is one |
+    /// | `gru`, `lstm` | `h`, and `c` of an LSTM; with `sigmoid` also `gate`, the part of W_g \[h; h_i\] that is h_i's |
+    /// | `attention` | the window's `k` and `v`, oldest first, and `live`: 1 where it holds a token, else 0 |
+    ///
+    /// Last comes `context` when reads are gated.
     pub fn tensors(&self) -> Vec<MemoryTensor> {
-        let dh = self.head_size;
-        let tensor = |name: String, shape: Vec<usize>, cached| MemoryTensor { name, shape, cached };
-        let mut tensors = Vec::new();
-        match &self.memory {
-            Memory::Dla(deep) | Memory::Titans(deep) => {
-                let sizes = deep.layer_sizes(dh);
-                let parameters = |prefix: &str, cached| {
-                    let mut layers = Vec::new();
-                    for (j, io) in sizes.windows(2).enumerate() {
-                        layers.push(tensor(format!("{prefix}w{}", j + 1), vec![io[1], io[0]], cached));
-                        if deep.bias {
-                            layers.push(tensor(format!("{prefix}b{}", j + 1), vec![io[1]], cached));
-                        }
-                    }
-                    layers
-                };
-                tensors.extend(parameters("", true));
-                if deep.momentum != 0.0 {
-                    tensors.extend(parameters("s_", false));
-                }
+        let (dh, is_cached) = (self.head_size, self.is_cached());
+        let carried = |name: &str, shape: &[usize], cached: bool| MemoryTensor {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            cached: cached && is_cached,
+            carried: true,
+        };
+        let mut tensors = match &self.memory {
+            Memory::Linear { normalized: true, .. } => {
+                vec![carried("m", &[dh, dh], true), carried("z", &[dh], true)]
             }
-            Memory::Gru {} => tensors.push(tensor("h".into(), vec![dh], true)),
-            _ => tensors.push(tensor("m".into(), vec![dh, dh], true)),
+            Memory::Linear { .. } | Memory::GatedDelta { .. } => vec![carried("m", &[dh, dh], true)],
+            Memory::Swla { .. } => {
+                vec![carried("m", &[dh, dh], true), carried("k", &[dh], false), carried("v", &[dh], false)]
+            }
+            Memory::Dla(deep) | Memory::Titans(deep) => deep_tensors(deep, dh, carried),
+            Memory::Gru {} => vec![carried("h", &[dh], true)],
+            Memory::Lstm {} => vec![carried("h", &[dh], true), carried("c", &[dh], false)],
+            Memory::Attention { window } => vec![
+                carried("k", &[*window, dh], false),
+                carried("v", &[*window, dh], false),
+                carried("live", &[*window], false),
+            ],
+        };
+        if self.caching.aggregation == Aggregation::Sigmoid {
+            tensors.push(MemoryTensor { carried: false, ..carried("gate", &[dh], true) });
         }
         if self.caching.aggregation.is_gated() {
-            tensors.push(tensor("context".into(), vec![dh], true));
-        }
-        if !self.is_cached() {
-            tensors.iter_mut().for_each(|tensor| tensor.cached = false);
+            tensors.push(carried("context", &[dh], true));
         }
         tensors
     }
@@ -354,37 +417,107 @@ impl MemoryFunction {
         self.caching.aggregation != Aggregation::None
     }
 
-    /// The inputs, in order.
+    /// Whether it gives [`Role::Loss`].
+    pub fn has_loss(&self) -> bool {
+        matches!(self.caching.segmentation, Segmentation::Surprise { .. }) && self.memory.has_loss()
+    }
+
+    /// Whether it gives [`Role::Gates`]: when asked to, and some are weighed more than others.
+    pub fn has_gates(&self) -> bool {
+        self.gates && (self.caching.aggregation.is_gated() || self.caching.aggregation == Aggregation::Sigmoid)
+    }
+
+    /// Element type of a cached tensor.
+    pub fn dtype(&self, tensor: &MemoryTensor) -> Dtype {
+        match self.cache_dtype {
+            Dtype::I8 if tensor.name == "context" => Dtype::F32,
+            dtype => dtype,
+        }
+    }
+
+    /// The inputs, in order. The first has a row a token.
     pub fn inputs(&self) -> Vec<Role> {
         let tensors = self.tensors();
-        let gated = self.caching.aggregation.is_gated();
-        let mut roles = vec![Role::Q, Role::K, Role::V];
-        if gated && self.caching.query == Query::U {
-            roles.push(Role::U);
+        let (gated, sigmoid) =
+            (self.caching.aggregation.is_gated(), self.caching.aggregation == Aggregation::Sigmoid);
+        let recurrent = self.memory.is_recurrent();
+        let mut roles = Vec::new();
+        let mut add = |role, is_there: bool| roles.extend(is_there.then_some(role));
+        add(Role::X, recurrent);
+        add(Role::Q, !recurrent);
+        add(Role::K, !recurrent || gated);
+        add(Role::V, !recurrent);
+        add(Role::U, gated && self.caching.query == Query::U);
+        for (index, (_, coefficient)) in self.memory.coefficients().into_iter().enumerate() {
+            add(Role::Coefficient(index), coefficient.constant().is_none());
         }
-        roles.extend((0..tensors.len()).map(Role::State));
-        if gated && self.caching.context == Context::Mean {
-            roles.push(Role::SegmentLength);
+        add(Role::RecurrentWeight, recurrent);
+        add(Role::RecurrentBias, recurrent);
+        add(Role::GateWeight, sigmoid);
+        add(Role::GateBias, sigmoid);
+        for (index, tensor) in tensors.iter().enumerate() {
+            add(Role::State(index), tensor.carried);
         }
-        if self.is_cached() {
-            roles.extend((0..tensors.len()).filter(|&i| tensors[i].cached).map(Role::Cache));
-            roles.push(Role::CacheLength);
+        add(Role::SegmentLength, gated && self.caching.context == Context::Mean);
+        for (index, tensor) in tensors.iter().enumerate() {
+            add(Role::Cache(index), tensor.cached);
+            add(Role::Steps(index), tensor.cached && self.dtype(tensor) == Dtype::I8);
         }
+        add(Role::CacheLength, self.is_cached());
         roles
     }
 
-    /// The outputs, in order.
+    /// The outputs, in order: y, every one of [`MemoryFunction::tensors`], and what else it has.
     pub fn outputs(&self) -> Vec<Role> {
-        let states = (0..self.tensors().len()).map(Role::State);
-        std::iter::once(Role::Y).chain(states).collect()
+        let mut roles = vec![Role::Y];
+        roles.extend((0..self.tensors().len()).map(Role::State));
+        roles.extend(self.has_gates().then_some(Role::Gates));
+        roles.extend(self.has_loss().then_some(Role::Loss));
+        roles
     }
 
-    /// For each output, the index of the input that it has the shape of: y that of q, a present that of its past.
-    pub fn output_sources(&self) -> Vec<usize> {
-        let inputs = self.inputs();
-        let of = |role| inputs.iter().position(|input| *input == role);
-        self.outputs().iter().map(|output| of(*output).unwrap_or(0)).collect()
+    /// The shape of an input or output with a cache of `capacity` slots: what it begins with, and the rest.
+    pub fn shape(&self, role: Role, capacity: usize) -> (Lead, Vec<usize>) {
+        let (heads, d) = (self.num_heads, self.num_heads * self.head_size);
+        let gates = self.memory.cell_gates().unwrap_or_default();
+        let tensor = |index: usize| self.tensors().swap_remove(index).shape;
+        match role {
+            Role::Q | Role::K | Role::V | Role::U | Role::Y => (Lead::Token, vec![d]),
+            Role::X => (Lead::Token, vec![gates * d]),
+            Role::Coefficient(_) | Role::Loss => (Lead::Token, vec![heads]),
+            Role::Gates => (Lead::Token, vec![heads, capacity + 1]),
+            Role::RecurrentWeight => (Lead::Whole, vec![gates * d, d]),
+            Role::RecurrentBias => (Lead::Whole, vec![gates * d]),
+            Role::GateWeight => (Lead::Whole, vec![d, 2 * d]),
+            Role::GateBias => (Lead::Whole, vec![d]),
+            Role::State(index) => (Lead::Stream, [&[heads], &tensor(index)[..]].concat()),
+            Role::Cache(index) => (Lead::Stream, [&[heads, capacity], &tensor(index)[..]].concat()),
+            Role::Steps(_) => (Lead::Stream, vec![heads, capacity]),
+            Role::SegmentLength | Role::CacheLength => (Lead::Stream, vec![]),
+        }
     }
+}
+
+/// Parameters of an MLP memory, then their momenta.
+fn deep_tensors(
+    deep: &Deep,
+    head_size: usize,
+    carried: impl Fn(&str, &[usize], bool) -> MemoryTensor,
+) -> Vec<MemoryTensor> {
+    let sizes = deep.layer_sizes(head_size);
+    let parameters = |prefix: &str, cached| {
+        let mut layers = Vec::new();
+        for (j, io) in (1..).zip(sizes.windows(2)) {
+            layers.push(carried(&format!("{prefix}w{j}"), &[io[1], io[0]], cached));
+            layers.extend(deep.bias.then(|| carried(&format!("{prefix}b{j}"), &[io[1]], cached)));
+        }
+        layers
+    };
+    let mut tensors = parameters("", true);
+    if deep.momentum != 0.0 {
+        tensors.extend(parameters("s_", false));
+    }
+    tensors
 }
 
 impl Caching {
@@ -393,11 +526,12 @@ impl Caching {
         match self.segmentation {
             Segmentation::Constant { .. } => None,
             Segmentation::Logarithmic {} => Some("caching.segmentation.kind logarithmic".into()),
+            Segmentation::Surprise { .. } => Some("caching.segmentation.kind surprise".into()),
         }
     }
 }
 
-impl crate::spec::Deep {
+impl Deep {
     /// Sizes of the layers' inputs and of the output, `[depth + 1]`: dh, width, …, width, dh.
     pub fn layer_sizes(&self, head_size: usize) -> Vec<usize> {
         let mut sizes = vec![self.width; self.depth + 1];
@@ -464,7 +598,7 @@ impl Contract {
     pub fn segment_tokens(&self) -> Option<usize> {
         match self.segmentation {
             Segmentation::Constant { size } => Some(size),
-            Segmentation::Logarithmic {} => None,
+            Segmentation::Logarithmic {} | Segmentation::Surprise { .. } => None,
         }
     }
 
@@ -492,7 +626,8 @@ impl Contract {
         listed("output.labels", self.output.labels.len(), self.output.size)?;
         listed("output.std", self.output.std.len(), self.output.size)?;
         let state = self.state.iter().flat_map(|state| [&state.past, &state.present]);
-        let mut names: Vec<&String> = state.chain(self.cache.iter().map(|cache| &cache.name)).collect();
+        let caches = self.cache.iter().flat_map(|cache| std::iter::once(&cache.name).chain(&cache.steps));
+        let mut names: Vec<&String> = state.chain(caches).collect();
         names.sort();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(value("tensors", format!("`{}` twice", pair[0]), "a name for each")),
@@ -512,22 +647,35 @@ impl Contract {
         Ok(())
     }
 
-    /// A cache tensor is its source with a slot axis of `capacity` put in.
+    /// A cache tensor has a slot axis of `capacity`, and is otherwise like the state that it is copied from.
     fn check_cache(&self, cache: &CacheTensor) -> Result<(), ContractError> {
         shape(&cache.name, &cache.shape)?;
         let key = format!("cache {}", cache.name);
-        let Some(state) = self.state.iter().find(|state| state.present == cache.from) else {
-            return Err(value(format!("{key} from"), &cache.from, "the `present` of a state tensor"));
-        };
-        if cache.slot_axis > state.shape.len() {
-            return Err(value(format!("{key} slot_axis"), cache.slot_axis, "an axis of the tensor"));
+        let found = format!("{:?}", cache.shape);
+        if cache.slot_axis == 0 || cache.shape.get(cache.slot_axis) != Some(&self.capacity) {
+            let expected = format!("{} slots at axis {}, which is not the batch's", self.capacity, cache.slot_axis);
+            return Err(value(format!("{key} shape"), found, expected));
         }
-        let mut expected = state.shape.clone();
-        expected.insert(cache.slot_axis, self.capacity);
-        if cache.shape != expected {
-            return Err(value(format!("{key} shape"), format!("{:?}", cache.shape), format!("{expected:?}")));
+        if cache.shape[0] != self.batch {
+            return Err(value(format!("{key} shape"), found, format!("[{}, …]", self.batch)));
         }
-        Ok(())
+        let state = self.state.iter().find(|state| state.present == cache.from);
+        let mut source = cache.shape.clone();
+        source.remove(cache.slot_axis);
+        if let Some(state) = state.filter(|state| state.shape != source) {
+            let expected = format!("{:?} with an axis of {} slots", state.shape, self.capacity);
+            return Err(value(format!("{key} shape"), found, expected));
+        }
+        match (cache.dtype, &cache.steps) {
+            (Dtype::I8, None) => Err(value(format!("{key} steps"), "absent", "the name of an input, with i8")),
+            (Dtype::I8, Some(_)) if cache.slot_axis != 2 => {
+                Err(value(format!("{key} slot_axis"), cache.slot_axis, "2, with i8"))
+            }
+            (Dtype::F32 | Dtype::F16, Some(_)) => {
+                Err(value(format!("{key} steps"), "present", "no such key without i8"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Every block's function has its tensors in `state` and `cache`, with the shapes that it implies.
@@ -547,29 +695,38 @@ impl Contract {
                 return Err(ContractError::Unsupported { block: i, feature });
             }
             for tensor in block.memory.tensors() {
-                let past = format!("past.{i}.{}", tensor.name);
-                let mut expected = vec![self.batch, block.memory.num_heads];
-                expected.extend(&tensor.shape);
-                let found = self.state.iter().find(|state| state.past == past).map(|state| &state.shape);
-                if found != Some(&expected) {
-                    return Err(value(
-                        format!("state {past}"),
-                        format!("{found:?}"),
-                        format!("{expected:?}"),
-                    ));
-                }
-                let name = format!("cache.{i}.{}", tensor.name);
-                let cache = self.cache.iter().find(|cache| cache.name == name);
-                if tensor.cached != cache.is_some() {
-                    let found = if tensor.cached { "absent" } else { "present" };
-                    return Err(value(format!("cache {name}"), found, "what the block's aggregation reads"));
-                }
-                let from = format!("present.{i}.{}", tensor.name);
-                if let Some(cache) = cache.filter(|cache| cache.from != from || cache.slot_axis != 2) {
-                    let found = format!("{} at slot axis {}", cache.from, cache.slot_axis);
-                    return Err(value(format!("cache {name}"), found, format!("{from} at slot axis 2")));
-                }
+                self.check_tensor(block, &tensor)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A tensor of a block's function is there as state and as cache, exactly where the function has it.
+    fn check_tensor(&self, block: &BlockFunction, tensor: &MemoryTensor) -> Result<(), ContractError> {
+        let (i, function, name) = (block.block, &block.memory, &tensor.name);
+        let past = format!("past.{i}.{name}");
+        let expected = [&[self.batch, function.num_heads], &tensor.shape[..]].concat();
+        let found = self.state.iter().find(|state| state.past == past).map(|state| &state.shape);
+        if found != tensor.carried.then_some(&expected) {
+            let expected = if tensor.carried { format!("{expected:?}") } else { "no such tensor".into() };
+            return Err(value(format!("state {past}"), format!("{found:?}"), expected));
+        }
+        let cached = format!("cache.{i}.{name}");
+        let cache = self.cache.iter().find(|cache| cache.name == cached);
+        if tensor.cached != cache.is_some() {
+            let found = if tensor.cached { "absent" } else { "present" };
+            return Err(value(format!("cache {cached}"), found, "what the block's aggregation reads"));
+        }
+        let Some(cache) = cache else { return Ok(()) };
+        let (from, dtype) = (format!("present.{i}.{name}"), function.dtype(tensor));
+        if cache.from != from || cache.slot_axis != 2 || cache.dtype != dtype {
+            let found = format!("{:?} from {} at slot axis {}", cache.dtype, cache.from, cache.slot_axis);
+            return Err(value(format!("cache {cached}"), found, format!("{dtype:?} from {from} at slot axis 2")));
+        }
+        let expected = [&[self.batch, function.num_heads, self.capacity], &tensor.shape[..]].concat();
+        if cache.shape != expected {
+            let found = format!("{:?}", cache.shape);
+            return Err(value(format!("cache {cached} shape"), found, format!("{expected:?}")));
         }
         Ok(())
     }

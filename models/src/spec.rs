@@ -10,6 +10,8 @@ pub const FORMAT: &str = "mcedge/1";
 const MAX_SIZE: usize = 1 << 20;
 const MAX_BLOCKS: usize = 256;
 const MAX_DEPTH: usize = 8;
+/// The most losses that a segmentation by surprise looks back on: each is read again at every token.
+const MAX_WINDOW: usize = 4096;
 
 /// Why a `config.json` is not a model.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +201,31 @@ pub enum Memory {
     Dla(Deep),
     /// MLP memory; S ← μ S − θ ∇ℓ, M ← α M ± S.
     Titans(Deep),
+    /// M ← α M (I − β k kᵀ) + β v kᵀ, the gated delta rule; without `correction`, M ← α M + β v kᵀ.
+    ///
+    /// One recurrence for four published ones (q, k, v as they come, values as columns):
+    ///
+    /// | model | α | β | `correction` |
+    /// |---|---|---|---|
+    /// | RetNet (arXiv 2307.08621) | a constant γ, or one a head: `"input"` with weight 0 and bias logit γ | 1 | no |
+    /// | Mamba-2 (arXiv 2405.21060): scalar-gated linear attention | from the input | 1; its Δ is in v | no |
+    /// | DeltaNet (arXiv 2406.06484) | 1 | from the input | yes |
+    /// | Gated DeltaNet (arXiv 2412.06464) | from the input | from the input | yes |
+    GatedDelta {
+        /// α, in (0, 1].
+        alpha: Coefficient,
+        /// β, in (0, 1].
+        beta: Coefficient,
+        /// Whether what M answers to k is taken out before v is written.
+        #[serde(default = "yes")]
+        correction: bool,
+    },
+    /// Softmax attention over the last `window` tokens, this one included: Σ softmax(⟨q, k_j⟩ / √dh) v_j. It goes on
+    /// through segments' ends, and has no checkpoints.
+    Attention {
+        /// Tokens that a query sees.
+        window: usize,
+    },
     /// PyTorch's GRU.
     Gru {},
     /// PyTorch's LSTM; only h is cached.
@@ -374,7 +401,7 @@ pub enum Context {
 }
 
 /// Where the stream is cut into segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Segmentation {
     /// Every `size` tokens.
@@ -382,8 +409,26 @@ pub enum Segmentation {
         /// Tokens in a segment.
         size: usize,
     },
-    /// After t tokens the past is cut by the binary expansion of t (a Fenwick tree's segments).
+    /// After t tokens the past is cut by the binary expansion of t (a Fenwick tree's segments): every token is a
+    /// segment, and whenever the two youngest checkpoints stand for as many tokens they become one.
     Logarithmic {},
+    /// Where a token surprises the memory.
+    ///
+    /// A token's surprise ℓ is ‖M(k) − v‖² (for a `dot` objective −⟨M(k), v⟩) at the state before it, the mean over
+    /// the heads of a block and then over the blocks that have such a loss. Its z-score is (ℓ − m) / max(s, 1e-6) with
+    /// the mean m and the standard deviation s (divided by n, not n − 1) of the n ≤ `window` losses before it in the
+    /// stream, 0 while n < 2. The segment ends with the token when it has `max_size` tokens, or at least `min_size` and
+    /// the z-score is over `threshold`.
+    Surprise {
+        /// Losses that a token's is held against.
+        window: usize,
+        /// z-scores over it end a segment.
+        threshold: f32,
+        /// The shortest segment.
+        min_size: usize,
+        /// The longest segment.
+        max_size: usize,
+    },
 }
 
 /// What a segment starts from.
@@ -450,6 +495,21 @@ impl Memory {
         matches!(self, Memory::Gru {} | Memory::Lstm {})
     }
 
+    /// Whether a token's write has a loss, which a segmentation by surprise follows: every memory that maps a key to a
+    /// value.
+    pub fn has_loss(&self) -> bool {
+        !self.is_recurrent() && !matches!(self, Memory::Attention { .. })
+    }
+
+    /// The gates of `gru` (3) and `lstm` (4), stacked in the rows of their weights.
+    pub fn cell_gates(&self) -> Option<usize> {
+        match self {
+            Memory::Gru {} => Some(3),
+            Memory::Lstm {} => Some(4),
+            _ => None,
+        }
+    }
+
     /// The word in `config.json`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -457,6 +517,8 @@ impl Memory {
             Memory::Swla { .. } => "swla",
             Memory::Dla(_) => "dla",
             Memory::Titans(_) => "titans",
+            Memory::GatedDelta { .. } => "gated_delta",
+            Memory::Attention { .. } => "attention",
             Memory::Gru {} => "gru",
             Memory::Lstm {} => "lstm",
         }
@@ -468,6 +530,7 @@ impl Memory {
             Memory::Swla { alpha, beta, lambda } => {
                 vec![("alpha", *alpha), ("beta", *beta), ("lambda", *lambda)]
             }
+            Memory::GatedDelta { alpha, beta, .. } => vec![("alpha", *alpha), ("beta", *beta)],
             Memory::Dla(deep) => vec![("eta", deep.step_size), ("alpha", deep.retention)],
             Memory::Titans(deep) => vec![("theta", deep.step_size), ("alpha", deep.retention)],
             _ => Vec::new(),
@@ -509,6 +572,11 @@ impl Spec {
         for (i, block) in self.blocks.iter().enumerate() {
             block.check(&format!("blocks[{i}]"), self.d_model)?;
             self.check_clock(i)?;
+        }
+        let surprises = matches!(self.segmentation(), Segmentation::Surprise { .. });
+        if surprises && !self.blocks.iter().any(|block| block.memory.has_loss()) {
+            let expected = "constant or logarithmic: no block's memory has a loss to be surprised by";
+            return Err(value("blocks[0].caching.segmentation.kind", "surprise", expected));
         }
         Ok(())
     }
@@ -594,6 +662,17 @@ impl Memory {
                 return Err(value(format!("{at}.{name}"), "not finite", "a finite number"));
             }
         }
+        match self {
+            Memory::GatedDelta { alpha, beta, .. } => {
+                for (name, coefficient) in [("alpha", alpha), ("beta", beta)] {
+                    if let Some(found) = coefficient.constant().filter(|&x| !(x > 0.0 && x <= 1.0)) {
+                        return Err(value(format!("{at}.{name}"), found, "more than 0, at most 1"));
+                    }
+                }
+            }
+            Memory::Attention { window } => size(&format!("{at}.window"), *window)?,
+            _ => {}
+        }
         let Some(deep) = self.deep() else { return Ok(()) };
         if deep.depth < 2 || deep.depth > MAX_DEPTH {
             return Err(value(format!("{at}.depth"), deep.depth, format!("2 to {MAX_DEPTH}")));
@@ -636,10 +715,31 @@ impl Caching {
             let expected = format!("u: a memory of kind {} has no projection q", memory.kind());
             return Err(value(format!("{at}.query"), "q", expected));
         }
+        if matches!(memory, Memory::Attention { .. }) && self.aggregation != Aggregation::None {
+            let (found, expected) = (format!("{:?}", self.aggregation), "none: attention has no checkpoints");
+            return Err(value(format!("{at}.aggregation"), found.to_lowercase(), expected));
+        }
         match self.segmentation {
+            Segmentation::Surprise { window, threshold, min_size, max_size } => {
+                let at = |name: &str| format!("{at}.segmentation.{name}");
+                if !(2..=MAX_WINDOW).contains(&window) {
+                    return Err(value(at("window"), window, format!("2 to {MAX_WINDOW}")));
+                }
+                if !threshold.is_finite() {
+                    return Err(value(at("threshold"), threshold, "a finite number"));
+                }
+                size(&at("min_size"), min_size)?;
+                size(&at("max_size"), max_size)?;
+                if min_size > max_size {
+                    return Err(value(at("min_size"), min_size, format!("at most `max_size`, {max_size}")));
+                }
+                Ok(())
+            }
             Segmentation::Constant { size: tokens } => size(&format!("{at}.segmentation.size"), tokens),
             Segmentation::Logarithmic {}
-                if self.init == Init::Restart && !matches!(memory, Memory::Linear { .. }) =>
+                if self.init == Init::Restart
+                    && self.aggregation != Aggregation::None
+                    && !matches!(memory, Memory::Linear { .. }) =>
             {
                 let expected = "`continue`: logarithmic segments merge, and only linear states of restarted segments add";
                 Err(value(format!("{at}.init"), "restart", expected))

@@ -281,7 +281,7 @@ impl List {
         let heads = block.num_heads;
         let dh = d / heads;
         match &block.memory {
-            Memory::Linear { .. } | Memory::Swla { .. } => {
+            Memory::Linear { .. } | Memory::Swla { .. } | Memory::GatedDelta { .. } => {
                 self.add_optional("memory.init.m", &[heads, dh, dh]);
             }
             Memory::Dla(deep) | Memory::Titans(deep) => {
@@ -292,8 +292,11 @@ impl List {
                     }
                 }
             }
-            Memory::Gru {} => self.recurrent(3, block, d),
-            Memory::Lstm {} => self.recurrent(4, block, d),
+            Memory::Attention { .. } => {}
+            Memory::Gru {} | Memory::Lstm {} => {
+                let gates = block.memory.cell_gates().unwrap_or_default();
+                self.recurrent(gates, block, d);
+            }
         }
         for (name, coefficient) in block.memory.coefficients() {
             if let Coefficient::Input(_) = coefficient {

@@ -20,6 +20,8 @@ pub enum Element {
     F32,
     /// IEEE binary16.
     F16,
+    /// 8-bit integers: caches.
+    I8,
     /// 64-bit integers: tokens and lengths.
     I64,
 }
@@ -31,6 +33,8 @@ pub enum Cells<'a> {
     F32(&'a [f32]),
     /// IEEE binary16.
     F16(&'a [f16]),
+    /// 8-bit integers.
+    I8(&'a [i8]),
     /// 64-bit integers.
     I64(&'a [i64]),
 }
@@ -41,6 +45,7 @@ impl Cells<'_> {
         match self {
             Cells::F32(cells) => cells.len(),
             Cells::F16(cells) => cells.len(),
+            Cells::I8(cells) => cells.len(),
             Cells::I64(cells) => cells.len(),
         }
     }
@@ -58,6 +63,8 @@ pub enum CellsMut<'a> {
     F32(&'a mut [f32]),
     /// IEEE binary16.
     F16(&'a mut [f16]),
+    /// 8-bit integers.
+    I8(&'a mut [i8]),
     /// 64-bit integers.
     I64(&'a mut [i64]),
 }

@@ -263,6 +263,7 @@ fn element(dtype: Dtype) -> Element {
     match dtype {
         Dtype::F32 => Element::F32,
         Dtype::F16 => Element::F16,
+        Dtype::I8 => Element::I8,
     }
 }
 

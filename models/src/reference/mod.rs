@@ -10,7 +10,7 @@ mod read;
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::spec::{Input, Segmentation, Spec};
+use crate::spec::{Input, Memory, Segmentation, Spec};
 use crate::weights::Weights;
 
 /// One stream of input from its start.
@@ -60,9 +60,9 @@ pub enum ReferenceError {
         /// The shape that the spec implies.
         expected: Vec<usize>,
     },
-    /// Segments that this version does not cut.
-    #[error("caching.segmentation.kind logarithmic is not computed by this version, expected constant")]
-    Logarithmic,
+    /// What this version does not compute.
+    #[error("{0} is not computed by this version")]
+    Unsupported(&'static str),
 }
 
 /// Runs one stream from its start and returns `[T, O]`.
@@ -99,8 +99,11 @@ pub fn run(
 }
 
 fn check(spec: &Spec, input: Stream<'_>) -> Result<(), ReferenceError> {
-    if spec.segmentation() == (Segmentation::Logarithmic {}) {
-        return Err(ReferenceError::Logarithmic);
+    if !matches!(spec.segmentation(), Segmentation::Constant { .. }) {
+        return Err(ReferenceError::Unsupported("caching.segmentation other than constant"));
+    }
+    if spec.blocks.iter().any(|b| matches!(b.memory, Memory::GatedDelta { .. } | Memory::Attention { .. })) {
+        return Err(ReferenceError::Unsupported("memory.kind gated_delta or attention"));
     }
     match (input, &spec.input) {
         (Stream::Features(samples), Input::Features { size, .. }) => match samples.ncols() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use half::f16;
-use mcedge_models::contract::{CacheTensor, Contract, DOMAIN, Dtype, MemoryFunction, Role};
+use mcedge_models::contract::{Contract, DOMAIN, Dtype, Lead, MemoryFunction, Role};
 use ort::ep;
 use ort::logging::LogLevel;
 use ort::operator::{
@@ -136,13 +136,10 @@ fn with_kernels(builder: SessionBuilder, contract: &Contract) -> ort::Result<Ses
             continue;
         }
         known.push(&block.function);
-        let prefix = format!("cache.{}.", block.block);
-        let of_block = |cache: &&CacheTensor| cache.name.starts_with(&prefix);
         domain = domain.add(MemoryOperator {
             name: block.function.clone(),
             function: block.memory.clone(),
             capacity: contract.capacity,
-            cache: contract.cache.iter().find(of_block).map_or(Dtype::F32, |cache| cache.dtype),
         })?;
     }
     Ok(builder.with_operators(domain)?)
@@ -167,6 +164,7 @@ impl Backend for Ort {
         let element = match element {
             Element::F32 => TensorElementType::Float32,
             Element::F16 => TensorElementType::Float16,
+            Element::I8 => TensorElementType::Int8,
             Element::I64 => TensorElementType::Int64,
         };
         let shape: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
@@ -175,6 +173,7 @@ impl Backend for Ort {
         match value.cells_mut() {
             CellsMut::F32(cells) => cells.fill(0.0),
             CellsMut::F16(cells) => cells.fill(f16::ZERO),
+            CellsMut::I8(cells) => cells.fill(0),
             CellsMut::I64(cells) => cells.fill(0),
         }
         Ok(value)
@@ -202,6 +201,9 @@ impl Buffer for DynValue {
         if let Ok((_, cells)) = self.try_extract_tensor::<f16>() {
             return Cells::F16(cells);
         }
+        if let Ok((_, cells)) = self.try_extract_tensor::<i8>() {
+            return Cells::I8(cells);
+        }
         Cells::I64(self.try_extract_tensor::<i64>().map_or(&[], |(_, cells)| cells))
     }
 
@@ -209,6 +211,7 @@ impl Buffer for DynValue {
         match element_type(self) {
             Some(TensorElementType::Float32) => CellsMut::F32(slice_mut(self)),
             Some(TensorElementType::Float16) => CellsMut::F16(slice_mut(self)),
+            Some(TensorElementType::Int8) => CellsMut::I8(slice_mut(self)),
             _ => CellsMut::I64(slice_mut(self)),
         }
     }
@@ -227,8 +230,6 @@ struct MemoryOperator {
     name: String,
     function: MemoryFunction,
     capacity: usize,
-    /// Element type of the cache.
-    cache: Dtype,
 }
 
 impl Operator for MemoryOperator {
@@ -239,14 +240,17 @@ impl Operator for MemoryOperator {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        let cache = match self.cache {
-            Dtype::F32 => TensorElementType::Float32,
-            Dtype::F16 => TensorElementType::Float16,
-        };
-        let input = move |role: &Role| match role {
-            Role::SegmentLength | Role::CacheLength => OperatorInput::required(TensorElementType::Int64),
-            Role::Cache(_) => OperatorInput::required(cache),
-            _ => OperatorInput::required(TensorElementType::Float32),
+        let tensors = self.function.tensors();
+        let input = |role: &Role| {
+            OperatorInput::required(match role {
+                Role::SegmentLength | Role::CacheLength => TensorElementType::Int64,
+                Role::Cache(index) => match self.function.dtype(&tensors[*index]) {
+                    Dtype::F32 => TensorElementType::Float32,
+                    Dtype::F16 => TensorElementType::Float16,
+                    Dtype::I8 => TensorElementType::Int8,
+                },
+                _ => TensorElementType::Float32,
+            })
         };
         self.function.inputs().iter().map(input).collect::<Vec<_>>()
     }
@@ -259,7 +263,8 @@ impl Operator for MemoryOperator {
     fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<MemoryKernel> {
         Ok(MemoryKernel {
             call: Call::new(&self.function, self.capacity),
-            sources: self.function.output_sources(),
+            capacity: self.capacity,
+            outputs: self.function.outputs(),
         })
     }
 }
@@ -267,8 +272,8 @@ impl Operator for MemoryOperator {
 /// The kernel of one node, with its scratch.
 struct MemoryKernel {
     call: Call,
-    /// The input that each output has the shape of.
-    sources: Vec<usize>,
+    capacity: usize,
+    outputs: Vec<Role>,
 }
 
 impl Kernel for MemoryKernel {
@@ -280,8 +285,16 @@ impl Kernel for MemoryKernel {
             );
         }
         let mut outputs: Short<ValueRefMut<'_>> = Short::new();
-        for (index, &source) in self.sources.iter().enumerate() {
-            let output = context.output(index, inputs[source].shape().clone())?;
+        for (index, &role) in self.outputs.iter().enumerate() {
+            let (lead, tail) = self.call.function().shape(role, self.capacity);
+            let first = inputs[0].shape();
+            let lead = match lead {
+                Lead::Token => &first[..2],
+                Lead::Stream => &first[..1],
+                Lead::Whole => &[],
+            };
+            let shape: Short<i64> = lead.iter().copied().chain(tail.iter().map(|&size| size as i64)).collect();
+            let output = context.output(index, shape.as_slice())?;
             outputs.push(output.ok_or_else(|| ort::Error::new("a memory function lacks an output"))?);
         }
         let batch = inputs[0].shape().first().map_or(1, |&batch| batch as usize);

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use half::f16;
-use mcedge_models::contract::{Contract, METADATA_KEY, MemoryFunction};
+use mcedge_models::contract::{Contract, Lead, METADATA_KEY, MemoryFunction, Role};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
@@ -79,6 +79,7 @@ impl Backend for Tract {
         let dtype = match element {
             Element::F32 => DatumType::F32,
             Element::F16 => DatumType::F16,
+            Element::I8 => DatumType::I8,
             Element::I64 => DatumType::I64,
         };
         Tensor::zero_dt(dtype, shape).map(Arc::new).map_err(|error| backend_error(&error))
@@ -116,7 +117,8 @@ impl Buffer for Arc<Tensor> {
             match view.datum_type() {
                 DatumType::F32 => CellsMut::F32(extend(view.as_slice_mut().expect("the type was matched"))),
                 DatumType::F16 => CellsMut::F16(extend(view.as_slice_mut().expect("the type was matched"))),
-                _ => CellsMut::I64(extend(view.as_slice_mut().expect("engine tensors are f32, f16 or i64"))),
+                DatumType::I8 => CellsMut::I8(extend(view.as_slice_mut().expect("the type was matched"))),
+                _ => CellsMut::I64(extend(view.as_slice_mut().expect("engine tensors are f32, f16, i8 or i64"))),
             }
         }
     }
@@ -135,7 +137,8 @@ fn cells(tensor: &Tensor) -> Cells<'_> {
     match tensor.datum_type() {
         DatumType::F32 => Cells::F32(view.as_slice::<f32>().expect("the type was matched")),
         DatumType::F16 => Cells::F16(view.as_slice::<f16>().expect("the type was matched")),
-        // A graph may give back anything; what is none of the three has no elements that anybody asked for.
+        DatumType::I8 => Cells::I8(view.as_slice::<i8>().expect("the type was matched")),
+        // A graph may give back anything; what is none of these has no elements that anybody asked for.
         _ => Cells::I64(view.as_slice::<i64>().unwrap_or_default()),
     }
 }
@@ -177,9 +180,11 @@ impl Expansion for MemoryExpansion {
     ) -> InferenceResult {
         check_input_arity(inputs, self.function.inputs().len())?;
         check_output_arity(outputs, self.function.outputs().len())?;
-        for (input, output) in self.function.output_sources().into_iter().zip(outputs) {
+        for (role, output) in self.function.outputs().into_iter().zip(outputs) {
             solver.equals(&output.datum_type, f32::datum_type())?;
-            solver.equals(&output.shape, &inputs[input].shape)?;
+            solver.given(&inputs[0].shape, move |solver, first| {
+                solver.equals(&output.shape, shape(&self.function, role, self.capacity, &first))
+            })?;
         }
         Ok(())
     }
@@ -219,23 +224,38 @@ impl TypedOp for MemoryOp {
     as_op!();
 
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let fact = |input: usize| f32::fact(inputs[input].shape.clone());
-        Ok(self.function.output_sources().into_iter().map(fact).collect())
+        let fact = |role| f32::fact(shape(&self.function, role, self.capacity, &inputs[0].shape));
+        Ok(self.function.outputs().into_iter().map(fact).collect())
     }
+}
+
+/// The shape of an output, of which the `first` input, `[B, T, …]`, knows the first two axes.
+fn shape<D: Clone + From<usize>>(
+    function: &MemoryFunction,
+    role: Role,
+    capacity: usize,
+    first: &[D],
+) -> TVec<D> {
+    let (lead, tail) = function.shape(role, capacity);
+    let lead = match lead {
+        Lead::Token => &first[..2],
+        Lead::Stream => &first[..1],
+        Lead::Whole => &[],
+    };
+    lead.iter().cloned().chain(tail.into_iter().map(D::from)).collect()
 }
 
 /// The kernel of one node, with its scratch.
 struct MemoryState {
     call: Call,
     capacity: usize,
-    /// The input that each output has the shape of.
-    sources: Vec<usize>,
+    outputs: Vec<Role>,
 }
 
 impl MemoryState {
     fn new(op: &MemoryOp) -> Self {
         let call = Call::new(&op.function, op.capacity);
-        Self { call, capacity: op.capacity, sources: op.function.output_sources() }
+        Self { call, capacity: op.capacity, outputs: op.function.outputs() }
     }
 }
 
@@ -257,9 +277,10 @@ impl OpState for MemoryState {
     fn eval(&mut self, _: &EvalContext, _: &dyn Op, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         ensure!(inputs.len() == self.call.arity(), "a memory function takes {} inputs", self.call.arity());
         let mut outputs: TVec<Tensor> = TVec::new();
-        for &source in &self.sources {
+        for &role in &self.outputs {
+            let shape = shape(self.call.function(), role, self.capacity, inputs[0].shape());
             // SAFETY: the kernel writes every element of every output.
-            outputs.push(unsafe { Tensor::uninitialized::<f32>(inputs[source].shape())? });
+            outputs.push(unsafe { Tensor::uninitialized::<f32>(&shape)? });
         }
         let batch = inputs[0].shape().first().copied().unwrap_or(1);
         let views: Short<Cells<'_>> = inputs.iter().map(|input| cells(input)).collect();

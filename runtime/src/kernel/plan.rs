@@ -152,9 +152,9 @@ pub(super) struct Plan {
     /// Whether checkpoints are read.
     pub(super) cached: bool,
     /// The inputs and outputs of which there is a row a token, and their columns.
-    rows: Vec<(Role, usize)>,
+    rows: Lengths,
     /// Those that all streams share, and their elements.
-    weights_lengths: Vec<(Role, usize)>,
+    weights_lengths: Lengths,
     /// Elements of each state tensor, `[H, …]`, and whether there is a past of it.
     state_lengths: Vec<(usize, bool)>,
     /// Elements of each cached tensor, `[H, N, …]`.
@@ -305,8 +305,11 @@ impl Plan {
     }
 }
 
+/// Tensors by role, with a number of elements.
+type Lengths = Vec<(Role, usize)>;
+
 /// The inputs and outputs with a row a token, with their columns, and those that all streams share, with their elements.
-fn row_lengths(function: &MemoryFunction, capacity: usize) -> (Vec<(Role, usize)>, Vec<(Role, usize)>) {
+fn row_lengths(function: &MemoryFunction, capacity: usize) -> (Lengths, Lengths) {
     let (mut rows, mut shared) = (Vec::new(), Vec::new());
     for role in function.inputs().into_iter().chain(function.outputs()) {
         let (lead, tail) = function.shape(role, capacity);

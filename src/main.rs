@@ -14,6 +14,7 @@ mod export;
 mod forecaster;
 mod inspect;
 mod latency;
+mod picture;
 mod run;
 mod sink;
 mod source;

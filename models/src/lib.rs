@@ -2,7 +2,8 @@
 //!
 //! - [`spec`]: `config.json`, checked when it is parsed.
 //! - [`Weights`]: `model.safetensors`, checked against the spec.
-//! - [`Model::load`]: both, from a model directory or a training checkpoint (`.pt`), which is never executed.
+//! - [`Model::load`]: both, from a model directory (of one file of tensors, or of shards) or a training checkpoint (`.pt`),
+//!   which is never executed.
 //! - [`mod@reference`]: the model as its equations say it, in f64: what every other path is held against.
 //! - [`Golden`]: a recorded run, `golden.safetensors`.
 //! - [`contract`]: names, shapes and roles of a step graph's tensors, as they travel inside every `.onnx`.
@@ -12,6 +13,7 @@ mod golden;
 mod load;
 mod pytorch;
 pub mod reference;
+mod shards;
 pub mod spec;
 mod tensor;
 mod weights;
@@ -19,5 +21,6 @@ mod weights;
 pub use golden::{Golden, GoldenError, Samples};
 pub use load::{LoadError, Model};
 pub use pytorch::{PickleError, PytorchError};
+pub use shards::ShardError;
 pub use tensor::{Tensor, write_safetensors};
 pub use weights::{Parameter, Weights, WeightsError, parameters};

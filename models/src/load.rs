@@ -6,12 +6,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::pytorch::{self, PytorchError};
+use crate::recurrent::{ConvertError, Converted, Settings, recurrent_from_state_dict};
 use crate::shards::{self, Index, ShardError};
 use crate::spec::{Spec, SpecError};
 use crate::weights::{Weights, WeightsError};
 
-const CONFIG: &str = "config.json";
-const TENSORS: &str = "model.safetensors";
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const TENSORS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -20,7 +21,7 @@ const MAX_INDEX_BYTES: u64 = 16 << 20;
 const MAX_WEIGHTS_BYTES: u64 = 4 << 30;
 
 /// The first bytes of a zip.
-const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+pub(crate) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
 /// Why a path holds no model.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,14 @@ pub enum LoadError {
         /// Why.
         error: ShardError,
     },
+    /// A file that `mcedge convert` makes no model of.
+    #[error("{}: {error}", path.display())]
+    Convert {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: ConvertError,
+    },
     /// The `.pt` is none.
     #[error("{}: {error}", path.display())]
     Pytorch {
@@ -132,6 +141,19 @@ impl Model {
         let path = path.as_ref();
         let metadata = fs::metadata(path).map_err(|error| LoadError::Io { path: path.to_owned(), error })?;
         if metadata.is_dir() { Self::load_directory(path) } else { Self::load_checkpoint(path) }
+    }
+
+    /// Reads the state dictionary of a plain GRU or LSTM: what `torch.save` wrote, or a safetensors file. See
+    /// [`recurrent_from_state_dict`].
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Convert`] when the file or the settings are the reason; else as [`Model::load`].
+    pub fn convert(path: impl AsRef<Path>, settings: &Settings) -> Result<Converted, LoadError> {
+        let path = path.as_ref();
+        let bytes = read(path, MAX_WEIGHTS_BYTES)?;
+        recurrent_from_state_dict(&bytes, settings)
+            .map_err(|error| LoadError::Convert { path: path.to_owned(), error })
     }
 
     /// The files that [`Model::load`] reads at `path`: what the model changes with.

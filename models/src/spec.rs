@@ -554,6 +554,13 @@ impl Spec {
         Ok(spec)
     }
 
+    /// `config.json`, for people to read too.
+    pub fn to_json(&self) -> String {
+        let mut json = serde_json::to_string_pretty(self).expect("a spec has string keys and plain values");
+        json.push('\n');
+        json
+    }
+
     /// Checks a `Spec` that was put together in code.
     ///
     /// # Errors

@@ -191,16 +191,27 @@ pub(crate) fn check_shape(name: &str, found: &[usize], expected: &[usize]) -> Re
     Err(WeightsError::Shape { name: name.to_owned(), found: found.to_vec(), expected: expected.to_vec() })
 }
 
+fn check_size(parameter: &Parameter) -> Result<(), WeightsError> {
+    if elements(&parameter.shape).is_some_and(|n| n <= MAX_ELEMENTS) {
+        return Ok(());
+    }
+    Err(WeightsError::Size { name: parameter.name.clone(), shape: parameter.shape.clone() })
+}
+
+/// No parameter is too large to be made.
+pub(crate) fn check_sizes(spec: &Spec) -> Result<(), WeightsError> {
+    parameters(spec).iter().try_for_each(check_size)
+}
+
 /// Holds names and shapes against the spec, both ways.
 pub(crate) fn check_names<'a>(
     spec: &Spec,
     found: impl Iterator<Item = (&'a str, &'a [usize])>,
 ) -> Result<(), WeightsError> {
     let mut found: BTreeMap<&str, &[usize]> = found.collect();
-    for Parameter { name, shape: expected, optional } in parameters(spec) {
-        if elements(&expected).is_none_or(|n| n > MAX_ELEMENTS) {
-            return Err(WeightsError::Size { name, shape: expected });
-        }
+    for parameter in parameters(spec) {
+        check_size(&parameter)?;
+        let Parameter { name, shape: expected, optional } = parameter;
         match found.remove(name.as_str()) {
             None if optional => {}
             None => return Err(WeightsError::Missing { name, expected }),

@@ -219,6 +219,7 @@ fn a_setting_that_cannot_be_says_what_can() {
         assert_eq!(error.to_string(), expected);
     };
     check(|s| s.heads = Some(3), "--heads is 3, expected a divisor of 4");
+    check(|s| s.segment_tokens = Some(0), "--segment is 0, expected 1 to 1048576 tokens");
     check(|s| s.heads = Some(0), "--heads is 0, expected a divisor of 4");
     for (gated, word) in [
         (Aggregation::Grm, "grm"),
@@ -340,6 +341,24 @@ fn a_pt_and_a_safetensors_file_make_the_same_model() {
 }
 
 #[test]
+fn tensors_may_share_a_storage_as_on_a_gpu() {
+    let settings = settings(Aggregation::None);
+    let expected = recurrent_from_state_dict(&write_safetensors(&gru()).unwrap(), &settings).unwrap();
+    let (mut checkpoint, Item::Dict(mut entries)) = pt(Vec::new()) else { unreachable!() };
+    let flat: Vec<u8> = checkpoint.storages.drain(..).flat_map(|(_, data)| data).collect();
+    let (all, mut offset) = (flat.len() as i32 / 4, 0);
+    for (_, entry) in &mut entries {
+        let Item::Tensor(view) = entry else { unreachable!() };
+        let own = view.elements;
+        (view.key, view.elements, view.offset) = ("0".into(), all, offset);
+        offset += own;
+    }
+    checkpoint.storages = vec![("0".into(), flat)];
+    let bytes = checkpoint.around(pickle(&Item::Dict(entries)));
+    assert_eq!(recurrent_from_state_dict(&bytes, &settings).unwrap(), expected);
+}
+
+#[test]
 fn each_fault_of_a_pt_has_its_own_message() {
     let settings = settings(Aggregation::None);
     let message = |bytes: &[u8]| recurrent_from_state_dict(bytes, &settings).unwrap_err().to_string();
@@ -354,6 +373,10 @@ fn each_fault_of_a_pt_has_its_own_message() {
     let module = message(&checkpoint.around(b"\x80\x02ctorch.nn.modules.rnn\nGRU\n)\x81.".to_vec()));
     assert!(
         module.starts_with("the pickle names \"torch.nn.modules.rnn\" \"GRU\", which is not"),
+        "{module}"
+    );
+    assert!(
+        module.ends_with("save the tensors alone, with torch.save(model.state_dict(), path)"),
         "{module}"
     );
     let none = message(b"\x80\x02}q\x00.");

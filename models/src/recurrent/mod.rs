@@ -13,10 +13,10 @@ use plan::Plan;
 use source::Source;
 
 use crate::load::Model;
-use crate::pytorch::PytorchError;
+use crate::pytorch::{PickleError, PytorchError};
 use crate::spec::{
-    Aggregation, Block, Caching, Context, FORMAT, Head, Init, Input, Memory, Norm, Query, Segmentation, Spec,
-    SpecError,
+    Aggregation, Block, Caching, Context, FORMAT, Head, Init, Input, MAX_SIZE, Memory, Norm, Query,
+    Segmentation, Spec, SpecError,
 };
 use crate::weights::WeightsError;
 
@@ -32,7 +32,10 @@ pub enum ConvertError {
     Format(safetensors::SafeTensorError),
     /// What `torch.save` wrote, and no state dictionary that is read.
     #[error(transparent)]
-    Pytorch(#[from] PytorchError),
+    Pytorch(PytorchError),
+    /// More than a state dictionary: a whole module, or a training script's own classes.
+    #[error("{0}; save the tensors alone, with torch.save(model.state_dict(), path)")]
+    Foreign(PickleError),
     /// A tensor that is missing, or of another shape, type or value than a GRU or an LSTM has.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -95,6 +98,15 @@ pub enum ConvertError {
     /// Tensors and settings that together make no model.
     #[error(transparent)]
     Spec(#[from] SpecError),
+}
+
+impl From<PytorchError> for ConvertError {
+    fn from(error: PytorchError) -> Self {
+        match error {
+            PytorchError::Pickle(foreign @ PickleError::Foreign { .. }) => ConvertError::Foreign(foreign),
+            error => ConvertError::Pytorch(error),
+        }
+    }
 }
 
 impl ConvertError {
@@ -228,13 +240,17 @@ fn caching(plan: &Plan, settings: &Settings) -> Result<Caching, ConvertError> {
             "none, residual or mean: the others need trained gates, which a plain GRU or LSTM has not";
         return Err(setting("aggregation", found, expected));
     }
+    let size = settings.segment_tokens.unwrap_or(SEGMENT_TOKENS);
+    if !(1..=MAX_SIZE).contains(&size) {
+        return Err(setting("segment", size, format!("1 to {MAX_SIZE} tokens")));
+    }
     Ok(Caching {
         aggregation,
         query: Query::U,
         context: Context::Mean,
         temperature: 1.0,
         top_k: None,
-        segmentation: Segmentation::Constant { size: settings.segment_tokens.unwrap_or(SEGMENT_TOKENS) },
+        segmentation: Segmentation::Constant { size },
         init: settings.init,
     })
 }

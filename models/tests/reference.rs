@@ -155,11 +155,7 @@ fn an_input_that_is_not_the_models_is_refused() {
         let expected = format!("token {bad} at position 1 is outside the vocabulary, expected 0 to 4");
         assert_eq!(message(&tokens, Stream::Tokens(&[4, bad])), expected);
     }
-    let mut logarithmic = features.clone();
-    logarithmic["blocks"][0]["caching"]["segmentation"] = json!({"kind": "logarithmic"});
     let three = Array2::zeros((4, 3));
-    let found = message(&logarithmic, Stream::Features(three.view()));
-    assert!(found.contains("kind logarithmic is not computed by this version"), "{found}");
     let foreign = random_weights(&spec(&config(linear(), caching("none"))), 1);
     let error =
         run(&spec(&features), &foreign, Stream::Features(three.view()), None).unwrap_err().to_string();

@@ -3,10 +3,14 @@
 //! The equations are those of DESIGN.md section 3 (arXiv 2602.24281), each as the obvious loop over one stream, one
 //! token and one head at a time. There is no ring, no fusion and no reuse of buffers: a checkpoint is a clone.
 
+mod block;
+mod checkpoint;
+mod clock;
 mod math;
 mod memory;
 mod model;
 mod read;
+mod source;
 
 use ndarray::{Array2, ArrayView2};
 

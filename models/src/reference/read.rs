@@ -2,17 +2,10 @@
 
 use ndarray::{concatenate, s};
 
+use super::checkpoint::Checkpoint;
 use super::math::{Matrix, Vector, sigmoid, softmax};
 use super::memory::{HeadState, State};
 use crate::spec::{Aggregation, Caching, Memory};
-
-/// A memory and the context that its segment is scored by.
-#[derive(Clone)]
-pub struct Checkpoint {
-    pub state: State,
-    /// `[H]` of `[dh]`, after pooling.
-    pub contexts: Vec<Vector>,
-}
 
 /// The read of one head over `memories`, the live checkpoints and the online memory last.
 ///
@@ -84,7 +77,7 @@ fn read_one(memory: &Memory, state: &State, head: usize, q: &Vector) -> Vector {
 
 /// s = ⟨u, c⟩ / temperature.
 fn score_of(caching: &Caching, checkpoint: &Checkpoint, head: usize, score: &Vector) -> f64 {
-    score.dot(&checkpoint.contexts[head]) / f64::from(caching.temperature)
+    score.dot(&checkpoint.context(caching.context, head)) / f64::from(caching.temperature)
 }
 
 fn gates<'a>(

@@ -108,6 +108,16 @@ fn swla_writes_the_previous_token_again() {
 }
 
 #[test]
+fn gated_delta_takes_out_what_the_memory_answers_before_it_writes() {
+    // M ← M/2 (1 − x²/4) + x²/4, read times x; without correction M ← M/2 + x²/4.
+    let memory =
+        |correction| json!({"kind": "gated_delta", "alpha": 0.5, "beta": 0.25, "correction": correction});
+    let input = [1.0, 2.0, 1.0];
+    close(&pencil(memory(true), caching("none"), None, &input), &[0.25, 2.0, 0.625]);
+    close(&pencil(memory(false), caching("none"), None, &input), &[0.25, 2.25, 0.8125]);
+}
+
+#[test]
 fn a_deep_memory_from_zero_moves_its_last_bias_alone() {
     // y = b and ∇ℓ = 2 (b − x): a step of 0.1 from 0 with x = 1 makes b = 0.2, with the paper's sign −0.2.
     let memory = |kind: &str| json!({"kind": kind, "depth": 2, "width": 3, "bias": true, "objective": "l2", "step_size": 0.1});

@@ -21,6 +21,8 @@ pub enum HeadState {
     Linear { m: Matrix, z: Vector },
     /// M `[dh, dh]`, and the previous token's key and value `[dh]`.
     Swla { m: Matrix, k: Vector, v: Vector },
+    /// M `[dh, dh]`.
+    GatedDelta { m: Matrix },
     /// The MLP, and the momentum S of each of its parameters.
     Mlp { layers: Vec<Layer>, momentum: Vec<Layer> },
 }
@@ -49,6 +51,7 @@ impl HeadState {
         let zero = Vector::zeros(m.nrows());
         match memory {
             Memory::Swla { .. } => HeadState::Swla { m, k: zero.clone(), v: zero },
+            Memory::GatedDelta { .. } => HeadState::GatedDelta { m },
             _ => HeadState::Linear { m, z: zero },
         }
     }
@@ -71,6 +74,15 @@ impl HeadState {
                 let [alpha, beta, lambda] = coefficients[..] else { unreachable!("swla has three") };
                 *m = alpha * &*m + beta * outer(v, k) + lambda * outer(v_t, k_t);
                 (*k, *v) = (k_t.clone(), v_t.clone());
+            }
+            HeadState::GatedDelta { m } => {
+                let [alpha, beta] = coefficients[..] else { unreachable!("gated_delta has two") };
+                // M (I − β k kᵀ) = M − β (M k) kᵀ.
+                let kept = match memory {
+                    Memory::GatedDelta { correction: true, .. } => &*m - beta * outer(&m.dot(k_t), k_t),
+                    _ => m.clone(),
+                };
+                *m = alpha * kept + beta * outer(v_t, k_t);
             }
             HeadState::Mlp { layers, momentum } => {
                 let deep = memory.deep().expect("an MLP state belongs to an MLP memory");
@@ -105,7 +117,7 @@ impl HeadState {
                     _ => y,
                 }
             }
-            HeadState::Swla { m, .. } => m.dot(q),
+            HeadState::Swla { m, .. } | HeadState::GatedDelta { m } => m.dot(q),
             HeadState::Mlp { layers, .. } => {
                 let deep = memory.deep().expect("an MLP state belongs to an MLP memory");
                 forward(deep, layers, q).y
@@ -122,7 +134,10 @@ impl HeadState {
                     m.scaled_add(*weight, m_i);
                     z.scaled_add(*weight, z_i);
                 }
-                (HeadState::Swla { m, .. }, HeadState::Swla { m: m_i, .. }) => m.scaled_add(*weight, m_i),
+                (HeadState::Swla { m, .. }, HeadState::Swla { m: m_i, .. })
+                | (HeadState::GatedDelta { m }, HeadState::GatedDelta { m: m_i }) => {
+                    m.scaled_add(*weight, m_i)
+                }
                 (HeadState::Mlp { layers, .. }, HeadState::Mlp { layers: layers_i, .. }) => {
                     for (layer, layer_i) in layers.iter_mut().zip(layers_i) {
                         layer.w.scaled_add(*weight, &layer_i.w);
@@ -145,6 +160,7 @@ impl HeadState {
                 k: Vector::zeros(k.len()),
                 v: Vector::zeros(v.len()),
             },
+            HeadState::GatedDelta { m } => HeadState::GatedDelta { m: Matrix::zeros(m.dim()) },
             HeadState::Mlp { layers, .. } => HeadState::mlp(layers.iter().map(Layer::zeros_like).collect()),
         }
     }

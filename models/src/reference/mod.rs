@@ -106,8 +106,8 @@ fn check(spec: &Spec, input: Stream<'_>) -> Result<(), ReferenceError> {
     if !matches!(spec.segmentation(), Segmentation::Constant { .. }) {
         return Err(ReferenceError::Unsupported("caching.segmentation other than constant"));
     }
-    if spec.blocks.iter().any(|b| matches!(b.memory, Memory::GatedDelta { .. } | Memory::Attention { .. })) {
-        return Err(ReferenceError::Unsupported("memory.kind gated_delta or attention"));
+    if spec.blocks.iter().any(|b| matches!(b.memory, Memory::Attention { .. })) {
+        return Err(ReferenceError::Unsupported("memory.kind attention"));
     }
     match (input, &spec.input) {
         (Stream::Features(samples), Input::Features { size, .. }) => match samples.ncols() {

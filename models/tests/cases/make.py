@@ -62,6 +62,10 @@ class Memory:
             alpha, beta, lam = (self.coefficient(name, name, x) for name in ("alpha", "beta", "lambda"))
             m = alpha * state["m"] + beta * torch.outer(carried[1], carried[0]) + lam * torch.outer(v, k)
             return dict(state, m=m), (k, v)
+        if self.config["kind"] == "gated_delta":
+            alpha, beta = (self.coefficient(name, name, x) for name in ("alpha", "beta"))
+            erase = torch.eye(DH) - beta * torch.outer(k, k) if self.config.get("correction", True) else torch.eye(DH)
+            return dict(state, m=alpha * state["m"] @ erase + beta * torch.outer(v, k)), carried
         return self.descend(state, carried, x, k, v)
 
     def descend(self, state, momentum, x, k, v):
@@ -108,12 +112,13 @@ def make_weights(memory, caching, norm):
     own_u = caching["aggregation"] in ("grm", "soup", "ssc") and caching.get("query", "u") == "u"
     for p in "qkvuo" if own_u else "qkvo":
         w[at + f"mix.{p}.weight"] = normal(D, D, scale=0.7 / D**0.5)
-    names = {"swla": [(n, n) for n in ("alpha", "beta", "lambda")], "linear": []}
+    names = {"swla": [(n, n) for n in ("alpha", "beta", "lambda")], "linear": [],
+             "gated_delta": [(n, n) for n in ("alpha", "beta")]}
     for key, name in names.get(memory["kind"], [("step_size", {"dla": "eta"}.get(memory["kind"], "theta")), ("retention", "alpha")]):
         if memory.get(key) == "input":
             w[at + f"memory.{name}.weight"] = normal(H, D, scale=0.5)
             w[at + f"memory.{name}.bias"] = normal(H, scale=0.5) - (3 if key == "step_size" else 0)
-    if memory["kind"] in ("linear", "swla"):
+    if memory["kind"] in ("linear", "swla", "gated_delta"):
         w[at + "memory.init.m"] = normal(H, DH, DH, scale=0.3)
     else:
         sizes = [DH] + [memory["width"]] * (memory["depth"] - 1) + [DH]
@@ -174,6 +179,10 @@ case("relu-ssc", dict(kind="linear", feature_map="relu"), "ssc", 4, norm="rms_no
 case("identity-mean", dict(kind="linear"), "mean", normalize_qk=True)
 case("swla-from-input-grm", {"kind": "swla", "alpha": "input", "beta": "input", "lambda": "input"}, "grm")
 case("swla-mean-restart", {"kind": "swla", "alpha": "input", "beta": 0.5, "lambda": 1.0}, "mean", init="restart")
+DELTA = {"kind": "gated_delta", "alpha": "input", "beta": "input"}
+case("gated-delta-grm", DELTA, "grm", normalize_qk=True)
+case("gated-delta-soup-restart", dict(DELTA, alpha=0.9375), "soup", init="restart", normalize_qk=True)
+case("gated-delta-plain-ssc", dict(DELTA, beta=0.75, correction=False), "ssc", 4, norm="rms_norm", top_k=2)
 case("titans-from-input-soup", dict(kind="titans", depth=3, width=5, skip=True, objective="l2", step_size="input",
                                     retention="input", momentum=0.5), "soup", normalize_qk=True)
 case("titans-paper-residual", dict(kind="titans", depth=2, width=5, bias=True, objective="dot", step_size=0.0078125,

@@ -154,12 +154,15 @@ impl<'a> Block<'a> {
     /// Keeps a checkpoint of the online memory, and begins the next segment.
     pub fn end_segment(&mut self) {
         let dh = self.online.key_sums[0].len();
-        let state = match self.spec.caching.init {
-            Init::Continue => self.online.state.clone(),
-            Init::Restart => self.initial.clone(),
-        };
+        // Attention's window is of tokens, and goes on through segments' ends.
+        let restarts =
+            self.spec.caching.init == Init::Restart && !matches!(self.spec.memory, Memory::Attention { .. });
+        let state = if restarts { &self.initial } else { &self.online.state }.clone();
         let next = Checkpoint::empty(state, self.spec.num_heads, dh);
-        self.checkpoints.push(std::mem::replace(&mut self.online, next));
+        let finished = std::mem::replace(&mut self.online, next);
+        if self.spec.caching.aggregation != Aggregation::None {
+            self.checkpoints.push(finished);
+        }
     }
 }
 
@@ -201,6 +204,9 @@ fn initial_state(block: &spec::Block, source: &Source<'_>, d: usize) -> Result<S
     let Some(deep) = block.memory.deep() else {
         if block.memory.is_recurrent() {
             return Ok(State::Cell { h: Vector::zeros(d), c: Vector::zeros(d) });
+        }
+        if let Memory::Attention { .. } = block.memory {
+            return Ok(State::Heads(vec![HeadState::attention(); heads]));
         }
         let m = source.zeros_when_absent("memory.init.m", &[heads, dh, dh])?;
         let head = |m: &[f64]| HeadState::matrix(&block.memory, square(m, dh));

@@ -1,8 +1,10 @@
 //! What a token writes, and M(q): DESIGN.md section 3, **Write**.
 
+use std::collections::VecDeque;
+
 use ndarray::{Zip, s};
 
-use super::math::{Matrix, Vector, gelu, gelu_slope, outer, sigmoid};
+use super::math::{Matrix, Vector, gelu, gelu_slope, outer, sigmoid, softmax};
 use crate::spec::{Deep, FeatureMap, Memory, Objective, Sign};
 
 /// A block's memory.
@@ -23,6 +25,8 @@ pub enum HeadState {
     Swla { m: Matrix, k: Vector, v: Vector },
     /// M `[dh, dh]`.
     GatedDelta { m: Matrix },
+    /// Keys and values `[dh]` of the window's tokens, oldest first.
+    Attention { tokens: VecDeque<(Vector, Vector)> },
     /// The MLP, and the momentum S of each of its parameters.
     Mlp { layers: Vec<Layer>, momentum: Vec<Layer> },
 }
@@ -56,6 +60,11 @@ impl HeadState {
         }
     }
 
+    /// The window before the first token.
+    pub fn attention() -> Self {
+        HeadState::Attention { tokens: VecDeque::new() }
+    }
+
     /// The initial state around an MLP: no momentum yet.
     pub fn mlp(layers: Vec<Layer>) -> Self {
         let momentum = layers.iter().map(Layer::zeros_like).collect();
@@ -84,6 +93,13 @@ impl HeadState {
                 };
                 *m = alpha * kept + beta * outer(v_t, k_t);
             }
+            HeadState::Attention { tokens } => {
+                let Memory::Attention { window } = memory else { unreachable!("the window is attention's") };
+                tokens.push_back((k_t.clone(), v_t.clone()));
+                if tokens.len() > *window {
+                    tokens.pop_front();
+                }
+            }
             HeadState::Mlp { layers, momentum } => {
                 let deep = memory.deep().expect("an MLP state belongs to an MLP memory");
                 let [step_size, retention] = coefficients[..] else { unreachable!("an MLP memory has two") };
@@ -106,7 +122,7 @@ impl HeadState {
         }
     }
 
-    /// M(q), `[dh]`.
+    /// M(q), `[dh]`; attention's is of one token at least.
     pub fn read(&self, memory: &Memory, q: &Vector) -> Vector {
         match self {
             HeadState::Linear { m, z } => {
@@ -118,6 +134,15 @@ impl HeadState {
                 }
             }
             HeadState::Swla { m, .. } | HeadState::GatedDelta { m } => m.dot(q),
+            HeadState::Attention { tokens } => {
+                let scale = (q.len() as f64).sqrt();
+                let scores: Vec<f64> = tokens.iter().map(|(k, _)| q.dot(k) / scale).collect();
+                let mut y = Vector::zeros(q.len());
+                for (gate, (_, v)) in softmax(&scores).into_iter().zip(tokens) {
+                    y.scaled_add(gate, v);
+                }
+                y
+            }
             HeadState::Mlp { layers, .. } => {
                 let deep = memory.deep().expect("an MLP state belongs to an MLP memory");
                 forward(deep, layers, q).y
@@ -161,6 +186,7 @@ impl HeadState {
                 v: Vector::zeros(v.len()),
             },
             HeadState::GatedDelta { m } => HeadState::GatedDelta { m: Matrix::zeros(m.dim()) },
+            HeadState::Attention { .. } => HeadState::attention(),
             HeadState::Mlp { layers, .. } => HeadState::mlp(layers.iter().map(Layer::zeros_like).collect()),
         }
     }

@@ -14,7 +14,7 @@ mod source;
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::spec::{Input, Memory, Segmentation, Spec};
+use crate::spec::{Input, Segmentation, Spec};
 use crate::weights::Weights;
 
 /// One stream of input from its start.
@@ -105,9 +105,6 @@ pub fn run(
 fn check(spec: &Spec, input: Stream<'_>) -> Result<(), ReferenceError> {
     if !matches!(spec.segmentation(), Segmentation::Constant { .. }) {
         return Err(ReferenceError::Unsupported("caching.segmentation other than constant"));
-    }
-    if spec.blocks.iter().any(|b| matches!(b.memory, Memory::Attention { .. })) {
-        return Err(ReferenceError::Unsupported("memory.kind attention"));
     }
     match (input, &spec.input) {
         (Stream::Features(samples), Input::Features { size, .. }) => match samples.ncols() {

@@ -10,7 +10,7 @@ use common::{Xorshift, caching, config, random_tensors, spec};
 use mcedge_models::reference::{Stream, run};
 use mcedge_models::spec::Spec;
 use mcedge_models::{Tensor, Weights};
-use ndarray::{Array1, Array2, s};
+use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use serde_json::{Value, json};
 
 const HEADS: usize = 2;
@@ -69,7 +69,7 @@ impl Bare {
     fn check(&self, expected: impl Fn(usize) -> Array2<f64>) {
         let reads: Vec<_> = (0..HEADS).map(expected).collect();
         let views: Vec<_> = reads.iter().map(|read| read.view()).collect();
-        let y = ndarray::concatenate(ndarray::Axis(1), &views).unwrap();
+        let y = ndarray::concatenate(Axis(1), &views).unwrap();
         let out = y.dot(&self.matrix("blocks.0.mix.o.weight").t()).dot(&self.matrix("head.weight").t());
         let expected = out + self.vector("head.bias");
         let error = (self.run() - &expected).mapv(f64::abs).fold(0.0, |a: f64, &b| a.max(b));
@@ -103,5 +103,151 @@ fn attention_sees_the_last_tokens_and_no_segments() {
     };
     for (window, init) in [(1, "continue"), (6, "continue"), (6, "restart"), (100, "restart")] {
         check(window, init);
+    }
+}
+
+/// The binary expansion of `tokens`, largest piece first: 37 is 0..32, 32..36 and 36..37.
+fn pieces(tokens: usize) -> Vec<Range<usize>> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for bit in (0..usize::BITS).rev().map(|bit| 1 << bit).filter(|bit| tokens & bit != 0) {
+        pieces.push(start..start + bit);
+        start += bit;
+    }
+    assert_eq!(start, tokens);
+    pieces
+}
+
+/// What one head's tokens are made of.
+struct Tokens {
+    k: Array2<f64>,
+    v: Array2<f64>,
+}
+
+/// A memory matrix and its normaliser.
+struct Replayed {
+    m: Array2<f64>,
+    z: Vector,
+}
+
+impl Replayed {
+    /// M φ(q), from φ(q).
+    fn read(&self, kind: &Kind, query: &Vector) -> Vector {
+        let scale = if kind.normalized { self.z.dot(query).max(1e-6) } else { 1.0 };
+        self.m.dot(query) / scale
+    }
+}
+
+type Phi = fn(f64) -> f64;
+
+fn column(x: &Vector) -> ArrayView2<'_, f64> {
+    x.view().insert_axis(Axis(1))
+}
+
+/// A linear memory that has seen these tokens alone.
+fn sum(phi: Phi, tokens: &Tokens, seen: Range<usize>) -> Replayed {
+    let keys = tokens.k.slice(s![seen.clone(), ..]).mapv(phi);
+    Replayed { m: tokens.v.slice(s![seen, ..]).t().dot(&keys), z: keys.sum_axis(Axis(0)) }
+}
+
+/// A gated delta memory, α = 0.75 and β = 0.5, that has seen these tokens alone.
+fn delta(_: Phi, tokens: &Tokens, seen: Range<usize>) -> Replayed {
+    let dh = tokens.k.ncols();
+    let mut m = Array2::<f64>::zeros((dh, dh));
+    for t in seen {
+        let (k, v) = (tokens.k.row(t).to_owned(), tokens.v.row(t).to_owned());
+        let kept = Array2::<f64>::eye(dh) - 0.5 * column(&k).dot(&column(&k).t());
+        m = 0.75 * m.dot(&kept) + 0.5 * column(&v).dot(&column(&k).t());
+    }
+    Replayed { m, z: Vector::zeros(dh) }
+}
+
+/// One memory to hold logarithmic segments against.
+struct Kind {
+    config: Value,
+    replay: fn(Phi, &Tokens, Range<usize>) -> Replayed,
+    phi: Phi,
+    normalized: bool,
+}
+
+fn kinds() -> [Kind; 3] {
+    let elu1: Phi = |x| if x > 0.0 { x + 1.0 } else { x.exp() };
+    let normalized = json!({"kind": "linear", "feature_map": "elu1", "normalized": true});
+    let gated = json!({"kind": "gated_delta", "alpha": 0.75, "beta": 0.5});
+    [
+        Kind { config: json!({"kind": "linear"}), replay: sum, phi: |x| x, normalized: false },
+        Kind { config: normalized, replay: sum, phi: elu1, normalized: true },
+        Kind { config: gated, replay: delta, phi: |x| x, normalized: false },
+    ]
+}
+
+/// The memories that token t reads, the online one last, each with its context.
+fn memories(kind: &Kind, caching: &Value, tokens: &Tokens, t: usize) -> Vec<(Replayed, Vector)> {
+    let memory = |piece: Range<usize>| {
+        let keys = tokens.k.slice(s![piece.clone(), ..]).sum_axis(Axis(0));
+        let context = if caching["context"] == "sum" { keys } else { keys / piece.len() as f64 };
+        let seen = if caching["init"] == "restart" { piece } else { 0..piece.end };
+        ((kind.replay)(kind.phi, tokens, seen), context)
+    };
+    pieces(t).into_iter().chain(std::iter::once(t..t + 1)).map(memory).collect()
+}
+
+/// What one head of every token reads of the pieces before it and of the online memory, `[T, dh]`.
+fn logarithmic(kind: &Kind, bare: &Bare, caching: &Value, head: usize) -> Array2<f64> {
+    let [q, k, v] = ["q", "k", "v"].map(|name| bare.project(name, head));
+    let has_u = bare.weights.get("blocks.0.mix.u.weight").is_some();
+    let u = if has_u { bare.project("u", head) } else { q.clone() };
+    let tokens = Tokens { k, v };
+    let mut reads = Array2::zeros(q.dim());
+    for (t, mut y) in reads.rows_mut().into_iter().enumerate() {
+        let memories = memories(kind, caching, &tokens, t);
+        let scores: Vec<f64> = memories.iter().map(|(_, context)| u.row(t).dot(context)).collect();
+        let query = q.row(t).mapv(kind.phi);
+        let mut soup = Replayed { m: Array2::zeros((y.len(), y.len())), z: Vector::zeros(y.len()) };
+        for (gate, (memory, _)) in gates(caching, &scores).into_iter().zip(&memories) {
+            y.scaled_add(gate, &memory.read(kind, &query));
+            soup.m.scaled_add(gate, &memory.m);
+            soup.z.scaled_add(gate, &memory.z);
+        }
+        if caching["aggregation"] == "soup" {
+            y.assign(&soup.read(kind, &query));
+        }
+    }
+    reads
+}
+
+/// The weight of each memory, the online one last.
+fn gates(caching: &Value, scores: &[f64]) -> Vec<f64> {
+    let (online, top_k) = (scores.len() - 1, caching["top_k"].as_u64());
+    let better = |i: usize| scores[..online].iter().filter(|&&s| s > scores[i]).count() as u64;
+    let is_read = |i: usize| i == online || top_k.is_none_or(|k| better(i) < k);
+    let power = |i: usize| match caching["aggregation"].as_str().unwrap() {
+        "residual" | "mean" => 1.0,
+        _ if is_read(i) => scores[i].exp(),
+        _ => 0.0,
+    };
+    let powers: Vec<f64> = (0..scores.len()).map(power).collect();
+    let sum: f64 = if caching["aggregation"] == "residual" { 1.0 } else { powers.iter().sum() };
+    powers.iter().map(|power| power / sum).collect()
+}
+
+#[test]
+fn logarithmic_segments_are_the_binary_expansion_of_the_past() {
+    for kind in kinds() {
+        for aggregation in ["residual", "mean", "grm", "soup", "ssc"] {
+            for (init, context) in
+                [("continue", "mean"), ("continue", "sum"), ("restart", "mean"), ("restart", "sum")]
+            {
+                if init == "restart" && kind.config["kind"] != "linear" {
+                    continue;
+                }
+                let mut caching = caching(aggregation);
+                caching["segmentation"] = json!({"kind": "logarithmic"});
+                caching["init"] = json!(init);
+                caching["context"] = json!(context);
+                let bare = Bare::new(kind.config.clone(), caching.clone());
+                bare.check(|head| logarithmic(&kind, &bare, &caching, head));
+            }
+        }
     }
 }

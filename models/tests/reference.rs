@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 /// Runs a model of one channel, one head and d_model 1 whose projections are all 1, segments of two tokens, over
 /// `input`; everything else in the weights is zero.
 fn pencil(memory: Value, mut caching: Value, capacity: Option<usize>, input: &[f32]) -> Vec<f64> {
-    caching["segmentation"]["size"] = json!(2);
+    if caching["segmentation"]["kind"] == "constant" {
+        caching["segmentation"]["size"] = json!(2);
+    }
     let config = json!({
         "format": "mcedge/1", "name": "pencil", "d_model": 1, "input": {"kind": "features", "size": 1},
         "blocks": [{"norm": "none", "residual": false, "num_heads": 1, "memory": memory, "caching": caching}],
@@ -69,6 +71,20 @@ fn a_full_cache_drops_its_oldest_checkpoint() {
     close(&bounded(2), &[1.0, 2.0, 5.0, 6.0, 11.0, 12.0, 17.0, 18.0]);
     close(&bounded(0), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
     assert_eq!(bounded(3), pencil(linear(), caching("residual"), None, &ones));
+}
+
+#[test]
+fn merged_checkpoints_leave_room_in_the_cache() {
+    // With ones, a checkpoint is its segment's tokens: two slots hold 1 | 2 | 2 1 | 4 | 4 1 | 4 2 | 2 1 | 4 | ….
+    let mut caching = caching("residual");
+    caching["init"] = json!("restart");
+    caching["segmentation"] = json!({"kind": "logarithmic"});
+    let bounded = |capacity| pencil(linear(), caching.clone(), Some(capacity), &[1.0; 12]);
+    close(&bounded(2), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 4.0, 5.0, 6.0, 7.0, 4.0]);
+    close(&bounded(1), &[1.0, 2.0, 3.0, 2.0, 3.0, 2.0, 3.0, 2.0, 3.0, 2.0, 3.0, 2.0]);
+    close(&bounded(0), &[1.0; 12]);
+    let all: Vec<f64> = (1..=12).map(f64::from).collect();
+    close(&bounded(4), &all);
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct Block<'a> {
     mlp: Option<(Norm, Linear, Linear)>,
     initial: State,
     online: Checkpoint,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints<'a>,
 }
 
 /// The projections, `[D, D]`; `None` where the block has none.
@@ -65,7 +65,7 @@ impl<'a> Block<'a> {
             mlp,
             online: Checkpoint::empty(initial.clone(), spec.num_heads, d / spec.num_heads),
             initial,
-            checkpoints: Checkpoints::new(capacity),
+            checkpoints: Checkpoints::new(spec, capacity),
             spec,
         })
     }
@@ -159,10 +159,7 @@ impl<'a> Block<'a> {
             self.spec.caching.init == Init::Restart && !matches!(self.spec.memory, Memory::Attention { .. });
         let state = if restarts { &self.initial } else { &self.online.state }.clone();
         let next = Checkpoint::empty(state, self.spec.num_heads, dh);
-        let finished = std::mem::replace(&mut self.online, next);
-        if self.spec.caching.aggregation != Aggregation::None {
-            self.checkpoints.push(finished);
-        }
+        self.checkpoints.push(std::mem::replace(&mut self.online, next));
     }
 }
 

@@ -19,7 +19,8 @@ impl Clock {
         self.tokens += 1;
         let ends = match self.segmentation {
             Segmentation::Constant { size } => self.tokens == size,
-            Segmentation::Logarithmic {} | Segmentation::Surprise { .. } => unreachable!("refused before"),
+            Segmentation::Logarithmic {} => true,
+            Segmentation::Surprise { .. } => unreachable!("refused before"),
         };
         ends.then(|| std::mem::take(&mut self.tokens))
     }

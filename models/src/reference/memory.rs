@@ -16,6 +16,18 @@ pub enum State {
     Cell { h: Vector, c: Vector },
 }
 
+impl State {
+    /// Adds another state's parameters to its own; what no read uses is left at zero.
+    pub fn add(&mut self, memory: &Memory, other: &State) {
+        let (State::Heads(heads), State::Heads(others)) = (self, other) else {
+            unreachable!("cells do not add")
+        };
+        for (head, other) in heads.iter_mut().zip(others) {
+            *head = HeadState::soup(memory, &[(1.0, head), (1.0, other)]);
+        }
+    }
+}
+
 /// One head's memory.
 #[derive(Clone)]
 pub enum HeadState {

@@ -103,8 +103,8 @@ pub fn run(
 }
 
 fn check(spec: &Spec, input: Stream<'_>) -> Result<(), ReferenceError> {
-    if !matches!(spec.segmentation(), Segmentation::Constant { .. }) {
-        return Err(ReferenceError::Unsupported("caching.segmentation other than constant"));
+    if matches!(spec.segmentation(), Segmentation::Surprise { .. }) {
+        return Err(ReferenceError::Unsupported("caching.segmentation.kind surprise"));
     }
     match (input, &spec.input) {
         (Stream::Features(samples), Input::Features { size, .. }) => match samples.ncols() {

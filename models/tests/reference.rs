@@ -12,20 +12,25 @@ use mcedge_models::{Tensor, Weights, parameters};
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-/// Runs a model of one channel, one head and d_model 1 whose projections are all 1, segments of two tokens, over
-/// `input`; everything else in the weights is zero.
+/// Runs one block as [`pencil_of`] does, with constant segments of two tokens.
 fn pencil(memory: Value, mut caching: Value, capacity: Option<usize>, input: &[f32]) -> Vec<f64> {
     if caching["segmentation"]["kind"] == "constant" {
         caching["segmentation"]["size"] = json!(2);
     }
+    pencil_of(&[(memory, false)], &caching, capacity, input)
+}
+
+/// Runs a model of one channel, one head and d_model 1 whose projections are all 1 over `input`; everything else in the
+/// weights is zero. A block is its memory, and whether its input is added to its output.
+fn pencil_of(blocks: &[(Value, bool)], caching: &Value, capacity: Option<usize>, input: &[f32]) -> Vec<f64> {
+    let block = |(memory, residual): &(Value, bool)| json!({"norm": "none", "residual": residual, "num_heads": 1, "memory": memory, "caching": caching});
     let config = json!({
         "format": "mcedge/1", "name": "pencil", "d_model": 1, "input": {"kind": "features", "size": 1},
-        "blocks": [{"norm": "none", "residual": false, "num_heads": 1, "memory": memory, "caching": caching}],
-        "head": {"kind": "regression", "size": 1},
+        "blocks": blocks.iter().map(block).collect::<Vec<_>>(), "head": {"kind": "regression", "size": 1},
     });
     let spec = spec(&config);
     let tensor = |name: &str, shape: Vec<usize>| {
-        let one = name.starts_with("blocks.0.mix") || name == "input.weight" || name == "head.weight";
+        let one = name.contains(".mix.") || name == "input.weight" || name == "head.weight";
         Tensor { data: vec![if one { 1.0 } else { 0.0 }; shape.iter().product()], shape }
     };
     let tensors: BTreeMap<_, _> =
@@ -85,6 +90,64 @@ fn merged_checkpoints_leave_room_in_the_cache() {
     close(&bounded(0), &[1.0; 12]);
     let all: Vec<f64> = (1..=12).map(f64::from).collect();
     close(&bounded(4), &all);
+}
+
+/// Restarted segments that end by surprise, without a read of checkpoints.
+fn surprise(window: usize, threshold: f64, min_size: usize, max_size: usize) -> Value {
+    let mut caching = caching("none");
+    caching["init"] = json!("restart");
+    caching["segmentation"] = json!({
+        "kind": "surprise", "window": window, "threshold": threshold, "min_size": min_size, "max_size": max_size,
+    });
+    caching
+}
+
+#[test]
+fn a_segment_ends_with_the_token_that_surprises() {
+    // With ones, M counts the segment's tokens, which is the output, and a token's loss is (M − 1)² before it:
+    // 1 0 1 4 9 16 … . Of the fourth, z = (4 − ½) / ½ = 7 after 0 and 1; of the third and the fifth, 1 and 4⅓.
+    let run = |caching| pencil(linear(), caching, None, &[1.0; 9]);
+    let counts = |sizes: &[u32]| -> Vec<f64> { sizes.iter().flat_map(|&n| (1..=n).map(f64::from)).collect() };
+    close(&run(surprise(2, 2.0, 1, 99)), &counts(&[4, 4, 1]));
+    close(&run(surprise(2, 2.0, 5, 99)), &counts(&[5, 4]));
+    close(&run(surprise(2, 2.0, 1, 3)), &counts(&[3, 3, 3]));
+    close(&run(surprise(2, 6.99, 1, 99)), &counts(&[4, 4, 1]));
+    close(&run(surprise(2, 7.0, 1, 99)), &counts(&[9]));
+    // The window goes on through segments' ends. Against 1, 0 and 1 a 4 has z = (4 − ⅔) / √(2/9) = 7.07; against all
+    // seven before the eighth, z = 2.3.
+    close(&run(surprise(3, 7.0, 1, 99)), &counts(&[4, 4, 1]));
+    close(&run(surprise(99, 7.0, 1, 99)), &counts(&[4, 5]));
+    // A z-score is 0 before there are two losses, which is over a negative threshold.
+    close(&run(surprise(2, -0.5, 2, 99))[..3], &counts(&[2, 1]));
+}
+
+#[test]
+fn losses_that_do_not_differ_have_a_deviation_of_a_millionth() {
+    // Zeros have no loss and write nothing; then a one has a loss of 1, and z = 10⁶.
+    let fourth = |threshold| pencil(linear(), surprise(9, threshold, 1, 99), None, &[0.0, 0.0, 1.0, 1.0])[3];
+    close(&[fourth(0.99e6), fourth(1.01e6)], &[1.0, 2.0]);
+}
+
+#[test]
+fn all_blocks_end_a_segment_by_the_mean_of_their_losses() {
+    // Losses 1 0 1 and 1 0 144: the mean's third has z = (72.5 − ½) / ½ = 144, neither block's has.
+    let both = [(linear(), false), (linear(), false)];
+    let run = |threshold| pencil_of(&both, &surprise(2, threshold, 1, 99), None, &[1.0; 4]);
+    close(&run(143.5), &[1.0, 10.0, 42.0, 1.0]);
+    close(&run(144.5), &[1.0, 10.0, 42.0, 120.0]);
+}
+
+#[test]
+fn a_memory_without_a_loss_does_not_dilute_the_others() {
+    // A GRU of zeros answers zero, attention over one token its value: both blocks pass on what they are given.
+    let one = (linear(), false);
+    for mute in [(json!({"kind": "gru"}), true), (json!({"kind": "attention", "window": 1}), false)] {
+        let fourth = |threshold| {
+            let caching = surprise(9, threshold, 1, 99);
+            pencil_of(&[mute.clone(), one.clone()], &caching, None, &[0.0, 0.0, 1.0, 1.0])[3]
+        };
+        close(&[fourth(0.99e6), fourth(1.01e6)], &[1.0, 2.0]);
+    }
 }
 
 #[test]

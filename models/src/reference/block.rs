@@ -8,7 +8,7 @@ use super::math::{Matrix, Vector, gelu, sigmoid, unit};
 use super::memory::{Cell, Coefficients, HeadState, Layer, State};
 use super::read;
 use super::source::{Linear, Norm, Source};
-use crate::spec::{self, Aggregation, Coefficient, Init, Memory, Query};
+use crate::spec::{self, Aggregation, Coefficient, Init, Memory, Query, Segmentation};
 
 /// One block in the middle of a stream.
 pub struct Block<'a> {
@@ -24,6 +24,14 @@ pub struct Block<'a> {
     initial: State,
     online: Checkpoint,
     checkpoints: Checkpoints<'a>,
+}
+
+/// What one token makes of a block.
+pub struct Step {
+    /// `[D]`.
+    pub y: Vector,
+    /// ℓ at the state before the token, where a segmentation by surprise follows it and the memory has one.
+    pub loss: Option<f64>,
 }
 
 /// The projections, `[D, D]`; `None` where the block has none.
@@ -71,26 +79,41 @@ impl<'a> Block<'a> {
     }
 
     /// One token, `[D]` to `[D]`.
-    pub fn step(&mut self, input: Vector) -> Vector {
+    pub fn step(&mut self, input: Vector) -> Step {
         let x = self.norm.apply(&input);
-        let y = self.mix(&x);
+        let (y, loss) = self.mix(&x);
         let mut x = if self.spec.residual { input + y } else { y };
         if let Some((norm, up, down)) = &self.mlp {
             let hidden = up.apply(&norm.apply(&x)).mapv(gelu);
             x += &down.apply(&hidden);
         }
-        x
+        Step { y: x, loss }
     }
 
-    /// Write and read: `[D]` to `[D]`.
-    fn mix(&mut self, x: &Vector) -> Vector {
+    /// Write and read: `[D]` to `[D]`, and the loss before the write.
+    fn mix(&mut self, x: &Vector) -> (Vector, Option<f64>) {
         let (q, k) = (self.heads(&self.mix.q, x, true), self.heads(&self.mix.k, x, true));
         let (v, u) = (self.heads(&self.mix.v, x, false), self.heads(&self.mix.u, x, false));
+        let loss = self.loss(&k, &v);
         self.write(x, &k, &v);
         let y = self.read(&q, &u);
-        match &self.mix.o {
+        let y = match &self.mix.o {
             Some(o) => o.dot(&y),
             None => y,
+        };
+        (y, loss)
+    }
+
+    /// The mean of the heads' losses where a segmentation follows it and the memory has one.
+    fn loss(&self, k: &[Vector], v: &[Vector]) -> Option<f64> {
+        let memory = &self.spec.memory;
+        let is_followed = matches!(self.spec.caching.segmentation, Segmentation::Surprise { .. });
+        match &self.online.state {
+            State::Heads(heads) if is_followed && memory.has_loss() => {
+                let losses = heads.iter().zip(k).zip(v).map(|((head, k), v)| head.loss(memory, k, v));
+                Some(losses.sum::<f64>() / heads.len() as f64)
+            }
+            _ => None,
         }
     }
 

@@ -162,6 +162,15 @@ impl HeadState {
         }
     }
 
+    /// ℓ of a token of key `k` and value `v`, at this state: what its write steps down, or would.
+    pub fn loss(&self, memory: &Memory, k: &Vector, v: &Vector) -> f64 {
+        let y = self.read(memory, k);
+        match memory.deep().map(|deep| deep.objective) {
+            Some(Objective::Dot) => -y.dot(v),
+            Some(Objective::L2) | None => (&y - v).mapv(|x| x * x).sum(),
+        }
+    }
+
     /// The memory whose parameters are Σ weight · parameters of each state; what no read uses is left at zero.
     pub fn soup(memory: &Memory, states: &[(f64, &HeadState)]) -> HeadState {
         let mut mixed = states[0].1.emptied();

@@ -14,7 +14,7 @@ mod source;
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::spec::{Input, Segmentation, Spec};
+use crate::spec::{Input, Spec};
 use crate::weights::Weights;
 
 /// One stream of input from its start.
@@ -64,9 +64,6 @@ pub enum ReferenceError {
         /// The shape that the spec implies.
         expected: Vec<usize>,
     },
-    /// What this version does not compute.
-    #[error("{0} is not computed by this version")]
-    Unsupported(&'static str),
 }
 
 /// Runs one stream from its start and returns `[T, O]`.
@@ -77,8 +74,8 @@ pub enum ReferenceError {
 ///
 /// # Errors
 ///
-/// [`ReferenceError`]: a stream of another kind or size than the model's, a token outside the vocabulary, weights
-/// of another spec, or logarithmic segments.
+/// [`ReferenceError`]: a stream of another kind or size than the model's, a token outside the vocabulary, or weights
+/// of another spec.
 pub fn run(
     spec: &Spec,
     weights: &Weights,
@@ -103,9 +100,6 @@ pub fn run(
 }
 
 fn check(spec: &Spec, input: Stream<'_>) -> Result<(), ReferenceError> {
-    if matches!(spec.segmentation(), Segmentation::Surprise { .. }) {
-        return Err(ReferenceError::Unsupported("caching.segmentation.kind surprise"));
-    }
     match (input, &spec.input) {
         (Stream::Features(samples), Input::Features { size, .. }) => match samples.ncols() {
             found if found == *size => Ok(()),

@@ -66,10 +66,14 @@ impl<'a> Model<'a> {
 
     /// One token, from its embedding `[D]` to the output `[O]`.
     pub fn step(&mut self, mut x: Vector) -> Vector {
+        let mut losses = Vec::new();
         for block in &mut self.blocks {
-            x = block.step(x);
+            let step = block.step(x);
+            x = step.y;
+            losses.extend(step.loss);
         }
-        if self.clock.tick().is_some() {
+        let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+        if self.clock.tick(loss).is_some() {
             self.blocks.iter_mut().for_each(Block::end_segment);
         }
         let y = self.head.apply(&self.final_norm.apply(&x));

@@ -20,4 +20,4 @@ pub use golden::{Golden, GoldenError, Samples};
 pub use load::{LoadError, Model};
 pub use pytorch::{PickleError, PytorchError};
 pub use tensor::{Tensor, write_safetensors};
-pub use weights::{Parameter, Weights, WeightsError, parameters};
+pub use weights::{Parameter, Weights, WeightsError, collapses, parameters};

@@ -6,10 +6,10 @@ mod common;
 
 use std::ops::Range;
 
-use common::{Xorshift, caching, config, random_tensors, spec};
+use common::{Xorshift, caching, config, random_tensors, random_weights, spec};
 use mcedge_models::reference::{Stream, run};
 use mcedge_models::spec::Spec;
-use mcedge_models::{Tensor, Weights};
+use mcedge_models::{Tensor, Weights, collapses};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use serde_json::{Value, json};
 
@@ -38,8 +38,8 @@ impl Bare {
         Bare { spec, weights, input: Array2::from_shape_fn((TOKENS, 3), |_| random.unit()) }
     }
 
-    fn run(&self) -> Array2<f64> {
-        run(&self.spec, &self.weights, Stream::Features(self.input.view()), None).unwrap()
+    fn run(&self, capacity: Option<usize>) -> Array2<f64> {
+        run(&self.spec, &self.weights, Stream::Features(self.input.view()), capacity).unwrap()
     }
 
     fn tensor(&self, name: &str) -> &Tensor {
@@ -72,10 +72,14 @@ impl Bare {
         let y = ndarray::concatenate(Axis(1), &views).unwrap();
         let out = y.dot(&self.matrix("blocks.0.mix.o.weight").t()).dot(&self.matrix("head.weight").t());
         let expected = out + self.vector("head.bias");
-        let error = (self.run() - &expected).mapv(f64::abs).fold(0.0, |a: f64, &b| a.max(b));
+        let error = distance(&self.run(None), &expected);
         assert!(error < 1e-9, "off by {error:.1e}");
         assert!(expected.iter().all(|y| y.is_finite()));
     }
+}
+
+fn distance(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
+    (a - b).mapv(f64::abs).fold(0.0, |largest, &x| largest.max(x))
 }
 
 /// Σ softmax(scores) of the rows of `values`.
@@ -250,4 +254,62 @@ fn logarithmic_segments_are_the_binary_expansion_of_the_past() {
             }
         }
     }
+}
+
+#[test]
+fn the_residual_sum_of_restarted_linear_segments_is_one_matrix_that_is_never_reset() {
+    let surprise = json!({"kind": "surprise", "window": 4, "threshold": 1.0, "min_size": 2, "max_size": 9});
+    for segmentation in [json!({"kind": "constant", "size": 4}), surprise] {
+        for feature_map in ["identity", "elu1", "relu"] {
+            let memory = json!({"kind": "linear", "feature_map": feature_map});
+            let endless = Bare::new(memory.clone(), caching("none"));
+            let mut caching = caching("residual");
+            caching["segmentation"] = segmentation.clone();
+            caching["init"] = json!("restart");
+            let mut cached = Bare::new(memory, caching);
+            let expected = endless.run(None);
+            assert!(collapses(&cached.spec, &cached.weights, 0));
+            assert!(distance(&cached.run(Some(2)), &expected) < 1e-9);
+            assert!(distance(&cached.run(None), &expected) < 1e-9);
+            // From another start than zero it is not one matrix, and a bounded cache forgets.
+            cached.weights = random_weights(&cached.spec, 7);
+            assert!(!collapses(&cached.spec, &cached.weights, 0));
+            assert!(distance(&cached.run(Some(2)), &cached.run(None)) > 1e-3);
+        }
+    }
+}
+
+#[test]
+fn no_other_block_collapses() {
+    let collapsed = |memory: Value, caching: &Value| {
+        let bare = Bare::new(memory, caching.clone());
+        (0..2).map(|block| collapses(&bare.spec, &bare.weights, block)).collect::<Vec<_>>()
+    };
+    let mut restart = caching("residual");
+    restart["init"] = json!("restart");
+    assert_eq!(collapsed(json!({"kind": "linear"}), &restart), [true, false]);
+    assert_eq!(collapsed(json!({"kind": "linear", "normalized": true}), &restart), [false; 2]);
+    assert_eq!(collapsed(json!({"kind": "gated_delta", "alpha": 1.0, "beta": 1.0}), &restart), [false; 2]);
+    for (key, other) in [
+        ("init", json!("continue")),
+        ("aggregation", json!("mean")),
+        ("segmentation", json!({"kind": "logarithmic"})),
+    ] {
+        let mut caching = restart.clone();
+        caching[key] = other;
+        assert_eq!(collapsed(json!({"kind": "linear"}), &caching), [false; 2]);
+    }
+}
+
+#[test]
+fn an_initial_state_of_zeros_collapses_as_an_absent_one_does() {
+    let mut caching = caching("residual");
+    caching["init"] = json!("restart");
+    let bare = Bare::new(json!({"kind": "linear"}), caching);
+    let with = |value| {
+        let mut tensors = random_tensors(&bare.spec, 7);
+        tensors.get_mut("blocks.0.memory.init.m").unwrap().data.fill(value);
+        collapses(&bare.spec, &Weights::new(tensors, &bare.spec).unwrap(), 0)
+    };
+    assert_eq!([with(0.0), with(-0.0), with(f32::MIN_POSITIVE)], [true, true, false]);
 }

@@ -68,9 +68,9 @@ pub enum ReferenceError {
 
 /// Runs one stream from its start and returns `[T, O]`.
 ///
-/// With `capacity` the cache holds that many checkpoints and the oldest leaves when a new one comes; without it, it
-/// keeps all. (An exporter may turn a model with residual reads of restarted linear memory into one without a cache,
-/// which is the unbounded function.)
+/// With `capacity` the cache of every block holds that many checkpoints and the oldest leaves when a new one comes;
+/// without it, it keeps all. So does, whatever the capacity, the cache of a block that [`collapses`](crate::collapses):
+/// there the function of all checkpoints costs no more than that of none.
 ///
 /// # Errors
 ///

@@ -8,7 +8,7 @@ use super::clock::Clock;
 use super::math::{Matrix, Vector};
 use super::source::{Linear, Norm, Source};
 use crate::spec::{self, Input, Spec};
-use crate::weights::Weights;
+use crate::weights::{Weights, collapses};
 
 /// A model in the middle of a stream.
 pub struct Model<'a> {
@@ -40,6 +40,7 @@ impl<'a> Model<'a> {
         let mut blocks = Vec::new();
         for (i, block) in spec.blocks.iter().enumerate() {
             source.prefix = format!("blocks.{i}.");
+            let capacity = if collapses(spec, weights, i) { None } else { capacity };
             blocks.push(Block::new(block, &source, d, capacity)?);
         }
         let clock = Clock::new(spec.segmentation());

@@ -28,4 +28,4 @@ pub use recurrent::{ConvertError, Converted, HeadKind, Settings, Unsaid, recurre
 pub use save::SaveError;
 pub use shards::ShardError;
 pub use tensor::{Tensor, write_safetensors};
-pub use weights::{Parameter, Weights, WeightsError, parameters};
+pub use weights::{Parameter, Weights, WeightsError, collapses, parameters};

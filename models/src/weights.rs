@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use crate::spec::{Aggregation, Block, Coefficient, Input, Memory, Norm, Query, Spec};
+use crate::spec::{Aggregation, Block, Coefficient, Init, Input, Memory, Norm, Query, Segmentation, Spec};
 use crate::tensor::{Float, Tensor, elements, write_safetensors};
 
 /// The largest number of elements of one parameter: 2 GiB of f32.
@@ -201,6 +201,19 @@ fn check_size(parameter: &Parameter) -> Result<(), WeightsError> {
 /// No parameter is too large to be made.
 pub(crate) fn check_sizes(spec: &Spec) -> Result<(), WeightsError> {
     parameters(spec).iter().try_for_each(check_size)
+/// Whether all that a block ever reads is one matrix that is never reset: the residual sum of restarted segments of a
+/// linear memory that is not normalised and starts at zero. Such a block needs no checkpoints to compute what it would
+/// with all of them.
+///
+/// Logarithmic segments are left out: a cache too small for their few checkpoints was meant to forget.
+pub fn collapses(spec: &Spec, weights: &Weights, block: usize) -> bool {
+    let Some(Block { memory, caching, .. }) = spec.blocks.get(block) else { return false };
+    let initial = weights.get(&format!("blocks.{block}.memory.init.m"));
+    matches!(memory, Memory::Linear { normalized: false, .. })
+        && caching.aggregation == Aggregation::Residual
+        && caching.init == Init::Restart
+        && caching.segmentation != (Segmentation::Logarithmic {})
+        && initial.is_none_or(|m| m.data.iter().all(|&x| x == 0.0))
 }
 
 /// Holds names and shapes against the spec, both ways.

@@ -36,6 +36,8 @@ class Memory:
         state = {k.split("init.")[1]: v[self.head] for k, v in self.weights.items() if "memory.init." in k}
         if self.deep:
             return state, {k: torch.zeros_like(v) for k, v in state.items()}
+        if self.config["kind"] == "attention":
+            return dict(k=torch.zeros(0, DH), v=torch.zeros(0, DH)), None
         return dict(state, z=torch.zeros(DH)), (torch.zeros(DH), torch.zeros(DH))
 
     def coefficient(self, key, name, x):
@@ -62,6 +64,13 @@ class Memory:
             alpha, beta, lam = (self.coefficient(name, name, x) for name in ("alpha", "beta", "lambda"))
             m = alpha * state["m"] + beta * torch.outer(carried[1], carried[0]) + lam * torch.outer(v, k)
             return dict(state, m=m), (k, v)
+        if self.config["kind"] == "gated_delta":
+            alpha, beta = (self.coefficient(name, name, x) for name in ("alpha", "beta"))
+            erase = torch.eye(DH) - beta * torch.outer(k, k) if self.config.get("correction", True) else torch.eye(DH)
+            return dict(state, m=alpha * state["m"] @ erase + beta * torch.outer(v, k)), carried
+        if self.config["kind"] == "attention":
+            push = lambda window, token: torch.cat([window, token[None]])[-self.config["window"]:]
+            return dict(k=push(state["k"], k), v=push(state["v"], v)), carried
         return self.descend(state, carried, x, k, v)
 
     def descend(self, state, momentum, x, k, v):
@@ -79,6 +88,8 @@ class Memory:
     def read(self, state, q):
         if self.deep:
             return self.network(state, q)
+        if self.config["kind"] == "attention":
+            return F.scaled_dot_product_attention(q[None], state["k"], state["v"])[0]
         y = state["m"] @ self.phi(q)
         return y / (state["z"] @ self.phi(q)).clamp(min=1e-6) if self.config.get("normalized") else y
 
@@ -108,14 +119,15 @@ def make_weights(memory, caching, norm):
     own_u = caching["aggregation"] in ("grm", "soup", "ssc") and caching.get("query", "u") == "u"
     for p in "qkvuo" if own_u else "qkvo":
         w[at + f"mix.{p}.weight"] = normal(D, D, scale=0.7 / D**0.5)
-    names = {"swla": [(n, n) for n in ("alpha", "beta", "lambda")], "linear": []}
+    names = {"swla": [(n, n) for n in ("alpha", "beta", "lambda")], "linear": [],
+             "gated_delta": [(n, n) for n in ("alpha", "beta")]}
     for key, name in names.get(memory["kind"], [("step_size", {"dla": "eta"}.get(memory["kind"], "theta")), ("retention", "alpha")]):
         if memory.get(key) == "input":
             w[at + f"memory.{name}.weight"] = normal(H, D, scale=0.5)
             w[at + f"memory.{name}.bias"] = normal(H, scale=0.5) - (3 if key == "step_size" else 0)
-    if memory["kind"] in ("linear", "swla"):
+    if memory["kind"] in ("linear", "swla", "gated_delta"):
         w[at + "memory.init.m"] = normal(H, DH, DH, scale=0.3)
-    else:
+    elif memory["kind"] in ("dla", "titans"):
         sizes = [DH] + [memory["width"]] * (memory["depth"] - 1) + [DH]
         for j, (i, o) in enumerate(zip(sizes, sizes[1:]), 1):
             w[at + f"memory.init.w{j}"] = normal(H, o, i, scale=0.6 / i**0.5)
@@ -146,7 +158,7 @@ def run(w, memory, caching, norm, normalize_qk, samples):
         outputs.append(w["head.weight"] @ (stream + w["blocks.0.mix.o.weight"] @ torch.cat(y)))
         if length == caching["segmentation"]["size"]:
             checkpoints, sums, length = checkpoints + [online], torch.zeros(H, DH), 0
-            if caching["init"] == "restart":
+            if caching["init"] == "restart" and memory["kind"] != "attention":
                 states = [m.start() for m in heads]
     return torch.stack(outputs)
 
@@ -174,6 +186,11 @@ case("relu-ssc", dict(kind="linear", feature_map="relu"), "ssc", 4, norm="rms_no
 case("identity-mean", dict(kind="linear"), "mean", normalize_qk=True)
 case("swla-from-input-grm", {"kind": "swla", "alpha": "input", "beta": "input", "lambda": "input"}, "grm")
 case("swla-mean-restart", {"kind": "swla", "alpha": "input", "beta": 0.5, "lambda": 1.0}, "mean", init="restart")
+DELTA = {"kind": "gated_delta", "alpha": "input", "beta": "input"}
+case("gated-delta-grm", DELTA, "grm", normalize_qk=True)
+case("gated-delta-soup-restart", dict(DELTA, alpha=0.9375), "soup", init="restart", normalize_qk=True)
+case("gated-delta-plain-ssc", dict(DELTA, beta=0.75, correction=False), "ssc", 4, norm="rms_norm", top_k=2)
+case("attention-window", dict(kind="attention", window=4), "none", 3, init="restart", normalize_qk=True)
 case("titans-from-input-soup", dict(kind="titans", depth=3, width=5, skip=True, objective="l2", step_size="input",
                                     retention="input", momentum=0.5), "soup", normalize_qk=True)
 case("titans-paper-residual", dict(kind="titans", depth=2, width=5, bias=True, objective="dot", step_size=0.0078125,

@@ -10,7 +10,7 @@ use mcedge_models::{Tensor, Weights, write_safetensors};
 
 use crate::error::{Error, Warning};
 use crate::golden::golden;
-use crate::step::{Options, step_graph};
+use crate::lower::{Options, step_graph};
 
 const STEP: &str = "step.onnx";
 const INITIAL_STATE: &str = "initial_state.safetensors";
@@ -41,8 +41,7 @@ pub struct Bundle {
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] names what of the model cannot be lowered; the others say what is wrong with `spec`,
-/// `weights` or `options`, or why there is no golden run.
+/// [`Error`] says what is wrong with `spec`, `weights` or `options`, or why there is no golden run.
 pub fn bundle(spec: &Spec, weights: &Weights, options: Options) -> Result<Bundle, Error> {
     let graph = step_graph(spec, weights, options)?;
     let (golden, golden_warnings) = golden(spec, weights, options.capacity)?;

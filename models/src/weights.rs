@@ -205,14 +205,15 @@ pub(crate) fn check_sizes(spec: &Spec) -> Result<(), WeightsError> {
 /// linear memory that is not normalised and starts at zero. Such a block needs no checkpoints to compute what it would
 /// with all of them.
 ///
-/// Logarithmic segments are left out: a cache too small for their few checkpoints was meant to forget.
+/// Logarithmic segments are left out: a cache too small for their few checkpoints was meant to forget. So are those cut
+/// by surprise: their losses are those of a memory that restarts.
 pub fn collapses(spec: &Spec, weights: &Weights, block: usize) -> bool {
     let Some(Block { memory, caching, .. }) = spec.blocks.get(block) else { return false };
     let initial = weights.get(&format!("blocks.{block}.memory.init.m"));
     matches!(memory, Memory::Linear { normalized: false, .. })
         && caching.aggregation == Aggregation::Residual
         && caching.init == Init::Restart
-        && caching.segmentation != (Segmentation::Logarithmic {})
+        && matches!(caching.segmentation, Segmentation::Constant { .. })
         && initial.is_none_or(|m| m.data.iter().all(|&x| x == 0.0))
 }
 

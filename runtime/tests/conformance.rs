@@ -206,7 +206,7 @@ fn check(seed: u64, cache_dtype: Dtype, tolerance: f64, onnx_runtime: bool) -> V
     let input = samples(random, &spec, size * (capacity + 3) + 1);
     let expected = reference::run(&spec, &weights, input.stream(), Some(capacity)).unwrap();
     assert!(expected.iter().all(|x| x.is_finite()), "seed {seed} diverges: {spec:?}");
-    let options = mcedge_export::Options { capacity, cache_dtype };
+    let options = mcedge_export::Options { capacity, cache_dtype, ..Default::default() };
     let bundle = mcedge_export::bundle(&spec, &weights, options).unwrap();
     let model = Model::from_bytes(bundle.step, &bundle.initial_state).unwrap();
     let mut errors = vec![("tract", error(&model, Tract::new(&model).unwrap(), &input, &expected))];

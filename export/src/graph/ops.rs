@@ -1,6 +1,6 @@
 //! The standard operations (opset 17) that lowerings use, one method each, with their shapes.
 
-use super::{Attribute, Data, Element, Graph, Type, Value};
+use super::{Attribute, Data, Element, Graph, Type, Value, is_dynamic};
 
 impl Graph {
     /// a + b, broadcast.
@@ -28,6 +28,11 @@ impl Graph {
         self.binary("Max", a, b)
     }
 
+    /// min(a, b), broadcast.
+    pub fn min(&mut self, a: &Value, b: &Value) -> Value {
+        self.binary("Min", a, b)
+    }
+
     /// factor · a; `a` itself when the factor is 1.
     pub fn scale(&mut self, a: &Value, factor: f32) -> Value {
         if factor == 1.0 {
@@ -43,12 +48,23 @@ impl Graph {
         self.push("Less", &[a, b], vec![], Type { element: Element::Bool, shape })
     }
 
+    /// a = b, broadcast.
+    pub fn equal(&mut self, a: &Value, b: &Value) -> Value {
+        let shape = broadcast(a.shape(), b.shape());
+        self.push("Equal", &[a, b], vec![], Type { element: Element::Bool, shape })
+    }
+
     /// `yes` where `condition` holds, the scalar `no` elsewhere: whatever `yes` holds there, NaN too, is dropped.
     pub fn select(&mut self, condition: &Value, yes: &Value, no: f32) -> Value {
         assert_eq!(condition.ty.element, Element::Bool, "%{}", condition.name);
         let no = self.scalar(no);
         let ty = Type::f32(&broadcast(condition.shape(), yes.shape()));
         self.push("Where", &[condition, yes, &no], vec![], ty)
+    }
+
+    /// a, under a name of its own.
+    pub fn identity(&mut self, a: &Value) -> Value {
+        self.push("Identity", &[a], vec![], a.ty.clone())
     }
 
     /// exp(a).
@@ -69,6 +85,11 @@ impl Graph {
     /// tanh(a).
     pub fn tanh(&mut self, a: &Value) -> Value {
         self.push("Tanh", &[a], vec![], a.ty.clone())
+    }
+
+    /// max(a, 0).
+    pub fn relu(&mut self, a: &Value) -> Value {
+        self.push("Relu", &[a], vec![], a.ty.clone())
     }
 
     /// √a.
@@ -101,12 +122,16 @@ impl Graph {
         if a.shape()[1..] == *tail {
             return a.clone();
         }
-        let product = |sizes: &[usize]| sizes.iter().product::<usize>();
+        let product = |sizes: &[usize]| sizes.iter().filter(|&&size| !is_dynamic(size)).product::<usize>();
         assert_eq!(product(&a.shape()[1..]), product(tail), "Reshape of {a} to [B, {tail:?}]");
-        let dims: Vec<i64> = std::iter::once(0).chain(tail.iter().map(|&size| size as i64)).collect();
+        let shape = [&a.shape()[..1], tail].concat();
+        // A 0 copies the size of the same axis.
+        let copied = |axis: usize| axis == 0 || is_dynamic(shape[axis]);
+        let dims: Vec<i64> =
+            (0..shape.len()).map(|axis| if copied(axis) { 0 } else { shape[axis] as i64 }).collect();
+        let moved = (0..shape.len()).find(|&axis| copied(axis) && a.shape().get(axis) != Some(&shape[axis]));
+        assert_eq!(moved, None, "Reshape of {a} to {shape:?}: an open size stays where it is");
         let dims = self.ints(&dims);
-        let mut shape = vec![a.shape()[0]];
-        shape.extend(tail);
         self.push("Reshape", &[a, &dims], vec![], Type { element: a.ty.element, shape })
     }
 
@@ -115,6 +140,22 @@ impl Graph {
         let mut ty = a.ty.clone();
         ty.shape[axis] += b.shape()[axis];
         self.push("Concat", &[a, b], vec![("axis", Attribute::Int(axis as i64))], ty)
+    }
+
+    /// The last `size` entries of `axis`.
+    pub fn last(&mut self, a: &Value, axis: usize, size: usize) -> Value {
+        let mut ty = a.ty.clone();
+        ty.shape[axis] = size;
+        let bounds = [-(size as i64), i64::MAX, axis as i64].map(|bound| self.ints(&[bound]));
+        let [start, end, axes] = &bounds;
+        self.push("Slice", &[a, start, end, axes], vec![], ty)
+    }
+
+    /// `a` broadcast to `shape`.
+    pub fn expand(&mut self, a: &Value, shape: &[usize]) -> Value {
+        let sizes: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        let sizes = self.ints(&sizes);
+        self.push("Expand", &[a, &sizes], vec![], Type { element: a.ty.element, shape: shape.to_vec() })
     }
 
     /// The first `head` entries of the last axis, and the rest.
@@ -170,6 +211,14 @@ impl Graph {
         let mut ty = a.ty.clone();
         ty.shape.remove(axis);
         self.push("ReduceSum", &[a, &axes], vec![("keepdims", Attribute::Int(0))], ty)
+    }
+
+    /// The mean over the last axis, which goes.
+    pub fn mean_of_last(&mut self, a: &Value) -> Value {
+        let mut ty = a.ty.clone();
+        ty.shape.pop();
+        let attributes = vec![("axes", Attribute::Ints(vec![-1])), ("keepdims", Attribute::Int(0))];
+        self.push("ReduceMean", &[a], attributes, ty)
     }
 
     /// The mean over the last axis, which stays with size 1.

@@ -130,6 +130,14 @@ fn impossible_configs_have_their_own_messages() {
 }
 
 #[test]
+fn a_config_ends_where_its_json_does() {
+    let config = config(json!({"kind": "linear"}), caching("grm")).to_string();
+    Spec::parse(format!("{config}\n ").as_bytes()).unwrap();
+    let error = Spec::parse(format!("{config}}}").as_bytes()).unwrap_err().to_string();
+    assert!(error.starts_with("config.json: at `.`: trailing characters at line 1 column"), "{error}");
+}
+
+#[test]
 fn no_config_panics() {
     let config = config(common::titans(), caching("ssc")).to_string();
     mutate(config.as_bytes(), 20_000, |bytes| drop(Spec::parse(bytes)));

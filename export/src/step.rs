@@ -77,10 +77,8 @@ impl Display for StepGraph {
 /// [`Error::Contract`] when the arguments are not a model and options for it.
 pub fn step_graph(spec: &Spec, weights: &Weights, options: Options) -> Result<StepGraph, Error> {
     check(spec, weights, options)?;
-    let function = |block| MemoryFunction {
-        cache_dtype: options.cache_dtype,
-        ..function_of(block, spec.d_model)
-    };
+    let function =
+        |block| MemoryFunction { cache_dtype: options.cache_dtype, ..function_of(block, spec.d_model) };
     let functions: Vec<MemoryFunction> = spec.blocks.iter().map(function).collect();
     for (block, function) in functions.iter().enumerate() {
         if let Some(feature) = unsupported(function) {

@@ -39,14 +39,6 @@ pub enum ContractError {
     /// A block whose memory function cannot be.
     #[error("the contract has a memory function that cannot be")]
     Block(#[from] SpecError),
-    /// A block whose memory function this version does not know.
-    #[error("the contract's block {block} needs {feature}, which this version of mcedge does not run")]
-    Unsupported {
-        /// Index of the block.
-        block: usize,
-        /// What is missing.
-        feature: String,
-    },
     /// A contract that contradicts itself.
     #[error("the contract's `{key}` is {found}, expected {expected}")]
     Value {
@@ -424,7 +416,8 @@ impl MemoryFunction {
 
     /// Whether it gives [`Role::Gates`]: when asked to, and some are weighed more than others.
     pub fn has_gates(&self) -> bool {
-        self.gates && (self.caching.aggregation.is_gated() || self.caching.aggregation == Aggregation::Sigmoid)
+        self.gates
+            && (self.caching.aggregation.is_gated() || self.caching.aggregation == Aggregation::Sigmoid)
     }
 
     /// Element type of a cached tensor.
@@ -653,7 +646,8 @@ impl Contract {
         let key = format!("cache {}", cache.name);
         let found = format!("{:?}", cache.shape);
         if cache.slot_axis == 0 || cache.shape.get(cache.slot_axis) != Some(&self.capacity) {
-            let expected = format!("{} slots at axis {}, which is not the batch's", self.capacity, cache.slot_axis);
+            let expected =
+                format!("{} slots at axis {}, which is not the batch's", self.capacity, cache.slot_axis);
             return Err(value(format!("{key} shape"), found, expected));
         }
         if cache.shape[0] != self.batch {
@@ -667,7 +661,9 @@ impl Contract {
             return Err(value(format!("{key} shape"), found, expected));
         }
         match (cache.dtype, &cache.steps) {
-            (Dtype::I8, None) => Err(value(format!("{key} steps"), "absent", "the name of an input, with i8")),
+            (Dtype::I8, None) => {
+                Err(value(format!("{key} steps"), "absent", "the name of an input, with i8"))
+            }
             (Dtype::I8, Some(_)) if cache.slot_axis != 2 => {
                 Err(value(format!("{key} slot_axis"), cache.slot_axis, "2, with i8"))
             }
@@ -691,9 +687,6 @@ impl Contract {
             block.memory.caching.check(&at, &block.memory.memory)?;
             positive(&format!("{at}.num_heads"), block.memory.num_heads)?;
             positive(&format!("{at}.head_size"), block.memory.head_size)?;
-            if let Some(feature) = block.memory.unsupported() {
-                return Err(ContractError::Unsupported { block: i, feature });
-            }
             for tensor in block.memory.tensors() {
                 self.check_tensor(block, &tensor)?;
             }
@@ -721,7 +714,11 @@ impl Contract {
         let (from, dtype) = (format!("present.{i}.{name}"), function.dtype(tensor));
         if cache.from != from || cache.slot_axis != 2 || cache.dtype != dtype {
             let found = format!("{:?} from {} at slot axis {}", cache.dtype, cache.from, cache.slot_axis);
-            return Err(value(format!("cache {cached}"), found, format!("{dtype:?} from {from} at slot axis 2")));
+            return Err(value(
+                format!("cache {cached}"),
+                found,
+                format!("{dtype:?} from {from} at slot axis 2"),
+            ));
         }
         let expected = [&[self.batch, function.num_heads, self.capacity], &tensor.shape[..]].concat();
         if cache.shape != expected {

@@ -293,7 +293,8 @@ impl Kernel for MemoryKernel {
                 Lead::Stream => &first[..1],
                 Lead::Whole => &[],
             };
-            let shape: Short<i64> = lead.iter().copied().chain(tail.iter().map(|&size| size as i64)).collect();
+            let shape: Short<i64> =
+                lead.iter().copied().chain(tail.iter().map(|&size| size as i64)).collect();
             let output = context.output(index, shape.as_slice())?;
             outputs.push(output.ok_or_else(|| ort::Error::new("a memory function lacks an output"))?);
         }

@@ -118,7 +118,9 @@ impl Buffer for Arc<Tensor> {
                 DatumType::F32 => CellsMut::F32(extend(view.as_slice_mut().expect("the type was matched"))),
                 DatumType::F16 => CellsMut::F16(extend(view.as_slice_mut().expect("the type was matched"))),
                 DatumType::I8 => CellsMut::I8(extend(view.as_slice_mut().expect("the type was matched"))),
-                _ => CellsMut::I64(extend(view.as_slice_mut().expect("engine tensors are f32, f16, i8 or i64"))),
+                _ => CellsMut::I64(extend(
+                    view.as_slice_mut().expect("engine tensors are f32, f16, i8 or i64"),
+                )),
             }
         }
     }

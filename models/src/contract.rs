@@ -618,6 +618,10 @@ impl Contract {
         }
         listed("output.labels", self.output.labels.len(), self.output.size)?;
         listed("output.std", self.output.std.len(), self.output.size)?;
+        let std = &self.output.std;
+        if let Some(i) = std.iter().position(|x| !(x.is_finite() && *x > 0.0)) {
+            return Err(value(format!("output.std[{i}]"), std[i], "a positive number"));
+        }
         let state = self.state.iter().flat_map(|state| [&state.past, &state.present]);
         let caches = self.cache.iter().flat_map(|cache| std::iter::once(&cache.name).chain(&cache.steps));
         let mut names: Vec<&String> = state.chain(caches).collect();

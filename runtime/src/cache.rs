@@ -82,7 +82,7 @@ impl Layout {
         Self {
             outer: cache.shape[..cache.slot_axis].iter().product(),
             inner: cache.shape[cache.slot_axis + 1..].iter().product(),
-            source: source.expect("Contract::parse has found every `from`"),
+            source: source.expect("the engine has looked for every `from`"),
             scale: cache.scale,
         }
     }
@@ -105,7 +105,7 @@ impl Layout {
                     let slot = &mut cells[start..start + self.inner];
                     slot.iter_mut().zip(values).for_each(|(cell, value)| *cell = to_f16(value * factor));
                 }
-                CellsMut::I8(_) | CellsMut::I64(_) => unreachable!("no export makes such a cache yet"),
+                CellsMut::I8(_) | CellsMut::I64(_) => unreachable!("the engine takes no such cache"),
             }
         }
     }

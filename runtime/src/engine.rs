@@ -229,6 +229,18 @@ fn supported(contract: &Contract) -> Result<usize, Error> {
     if contract.batch != 1 {
         return Err(Error::Unsupported { found: format!("batch {}", contract.batch), expected: "1" });
     }
+    for cache in &contract.cache {
+        let unsupported = |found: String, expected| Err(Error::Unsupported { found, expected });
+        if contract.state.iter().all(|state| state.present != cache.from) {
+            return unsupported(
+                format!("`{}`, copied from `{}`", cache.name, cache.from),
+                "copies of the state",
+            );
+        }
+        if cache.dtype == Dtype::I8 {
+            return unsupported(format!("`{}` of type i8", cache.name), "f32 and f16 caches");
+        }
+    }
     let tokens = contract.segment_tokens();
     tokens.ok_or_else(|| Error::Unsupported {
         found: format!("segments {:?}", contract.segmentation),

@@ -110,6 +110,11 @@ fn onnx(contract: &Contract) -> Vec<u8> {
 }
 
 fn engine(contract: &Contract, initial: f32) -> (Engine<Sum>, Rc<Cell<bool>>) {
+    let (engine, fails) = try_engine(contract, initial);
+    (engine.unwrap(), fails)
+}
+
+fn try_engine(contract: &Contract, initial: f32) -> (Result<Engine<Sum>, Error>, Rc<Cell<bool>>) {
     let bytes = initial.to_le_bytes();
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1, 1], &bytes).unwrap();
     let initial_state = safetensors::serialize([("past.0.m", view)], None).unwrap();
@@ -121,7 +126,7 @@ fn engine(contract: &Contract, initial: f32) -> (Engine<Sum>, Rc<Cell<bool>>) {
         outputs: names(&["present.0.m", "output"]),
         fails: Rc::clone(&fails),
     };
-    (Engine::new(&model, backend, Policy::Oldest).unwrap(), fails)
+    (Engine::new(&model, backend, Policy::Oldest), fails)
 }
 
 /// What the toy stream is, with a cache that keeps everything and is cut to its last `capacity`.
@@ -159,6 +164,26 @@ fn a_stream_is_its_naive_model_past_the_capacity() {
             assert_eq!(engine.cache().len(), capacity.min(40 / segment));
         }
     }
+}
+
+#[test]
+fn a_cache_that_nothing_fills_is_refused() {
+    let refused = |change: &dyn Fn(&mut Contract)| {
+        let mut contract = contract(2, 3, "never", "none");
+        change(&mut contract);
+        let contract = Contract::parse(&contract.to_json()).unwrap();
+        try_engine(&contract, 0.0).0.err().unwrap().to_string()
+    };
+    let nowhere = refused(&|contract| contract.cache[0].from = "present.1.m".into());
+    let expected =
+        "the model has `cache.0.m`, copied from `present.1.m`, this engine runs copies of the state";
+    assert_eq!(nowhere, expected);
+    let i8 = refused(&|contract| {
+        let cache = &mut contract.cache[0];
+        (cache.dtype, cache.steps) = (Dtype::I8, Some("cache.0.m.steps".into()));
+        (cache.shape, cache.slot_axis) = (vec![1, 1, 2], 2);
+    });
+    assert_eq!(i8, "the model has `cache.0.m` of type i8, this engine runs f32 and f16 caches");
 }
 
 #[test]

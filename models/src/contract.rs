@@ -16,6 +16,9 @@ pub const DOMAIN: &str = "org.mcedge";
 
 /// The largest number of elements of one tensor that a contract may declare: 2 GiB of f32.
 const MAX_ELEMENTS: usize = 1 << 29;
+/// The most tensors of a state, and of a cache: more than any `config.json` comes to, and few enough that each may be
+/// looked for among all.
+const MAX_TENSORS: usize = 1 << 14;
 
 /// Why a file holds no contract that this version can run.
 #[derive(Debug, thiserror::Error)]
@@ -603,14 +606,24 @@ impl Contract {
         self.check_blocks()
     }
 
-    /// Lists that speak of channels have one entry a channel or none, and no two tensors share a name.
+    /// Lists are no longer than a model's, those that speak of channels have one entry a channel or none, and no two
+    /// tensors share a name.
     fn check_lists(&self) -> Result<(), ContractError> {
+        for (key, found) in [("state", self.state.len()), ("cache", self.cache.len())] {
+            if found > MAX_TENSORS {
+                return Err(value(key, format!("a list of {found}"), format!("at most {MAX_TENSORS} tensors")));
+            }
+        }
         if let Input::Features { size, names, units, .. } = &self.input {
             listed("input.names", names.len(), *size)?;
             listed("input.units", units.len(), *size)?;
         }
         listed("output.labels", self.output.labels.len(), self.output.size)?;
         listed("output.std", self.output.std.len(), self.output.size)?;
+        let std = &self.output.std;
+        if let Some(i) = std.iter().position(|x| !(x.is_finite() && *x > 0.0)) {
+            return Err(value(format!("output.std[{i}]"), std[i], "a positive number"));
+        }
         let state = self.state.iter().flat_map(|state| [&state.past, &state.present]);
         let caches = self.cache.iter().flat_map(|cache| std::iter::once(&cache.name).chain(&cache.steps));
         let mut names: Vec<&String> = state.chain(caches).collect();

@@ -546,10 +546,11 @@ impl Spec {
     /// [`SpecError`] names the key, what was found and what was expected.
     pub fn parse(json: &[u8]) -> Result<Self, SpecError> {
         let deserializer = &mut serde_json::Deserializer::from_slice(json);
-        let spec: Spec = serde_path_to_error::deserialize(deserializer).map_err(|error| SpecError::Json {
-            path: error.path().to_string(),
-            message: error.inner().to_string(),
+        let spec: Spec = serde_path_to_error::deserialize(&mut *deserializer).map_err(|error| {
+            SpecError::Json { path: error.path().to_string(), message: error.inner().to_string() }
         })?;
+        let end = deserializer.end();
+        end.map_err(|error| SpecError::Json { path: ".".into(), message: error.to_string() })?;
         spec.check()?;
         Ok(spec)
     }

@@ -611,7 +611,11 @@ impl Contract {
     fn check_lists(&self) -> Result<(), ContractError> {
         for (key, found) in [("state", self.state.len()), ("cache", self.cache.len())] {
             if found > MAX_TENSORS {
-                return Err(value(key, format!("a list of {found}"), format!("at most {MAX_TENSORS} tensors")));
+                return Err(value(
+                    key,
+                    format!("a list of {found}"),
+                    format!("at most {MAX_TENSORS} tensors"),
+                ));
             }
         }
         if let Input::Features { size, names, units, .. } = &self.input {

@@ -201,6 +201,8 @@ fn check_size(parameter: &Parameter) -> Result<(), WeightsError> {
 /// No parameter is too large to be made.
 pub(crate) fn check_sizes(spec: &Spec) -> Result<(), WeightsError> {
     parameters(spec).iter().try_for_each(check_size)
+}
+
 /// Whether all that a block ever reads is one matrix that is never reset: the residual sum of restarted segments of a
 /// linear memory that is not normalised and starts at zero. Such a block needs no checkpoints to compute what it would
 /// with all of them.

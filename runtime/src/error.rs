@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use mcedge_models::contract::ContractError;
 
-/// An error of the runtime. The stream that it came from is as it was before the call.
+/// An error of the runtime. The streams that it came from are as they were after their last committed token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -66,7 +66,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// Samples for another number of streams.
-    #[error("samples for {found} streams, the model takes a batch of {expected}")]
+    #[error("found samples for {found} of the model's streams, expected one or none for each of {expected}")]
     Batch {
         /// Samples given.
         found: usize,

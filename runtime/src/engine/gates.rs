@@ -74,3 +74,22 @@ impl Gates {
         super::part_mut(&mut self.weights, stream, batch).fill(0.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Policy;
+
+    #[test]
+    fn where_there_are_fewer_checkpoints_than_before_there_are_zeros() {
+        let mut gates = Gates { block: 0, heads: 2, weights: vec![9.0; 2 * 8] };
+        let mut slots = Slots::new(3);
+        gates.take(1, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], &slots);
+        assert_eq!(gates.of(1, 2).weights, [4.0, 0.0, 0.0, 0.0, 8.0, 0.0, 0.0, 0.0]);
+        let claimed: Vec<usize> = (0..4).map(|_| slots.claim(Policy::Oldest, 1)).collect();
+        assert_eq!(claimed, [0, 1, 2, 0]);
+        gates.take(1, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], &slots);
+        assert_eq!(gates.of(1, 2).weights, [4.0, 1.0, 3.0, 2.0, 8.0, 5.0, 7.0, 6.0]);
+        assert_eq!(gates.of(0, 2).weights, [9.0; 8]);
+    }
+}

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn a_batch_is_its_streams_apart() {
     for (seed, one) in (0u32..).zip(setups()) {
-        for dtype in ["f32", "i8"] {
+        for dtype in if one.capacity == 3 { &["f32", "i8"][..] } else { &["f32"] } {
             let setup = Setup { batch: 3, dtype, ..one.clone() };
             let random = &mut Random(seed);
             let (mut batch, _) = setup.engine();
@@ -21,7 +21,7 @@ fn a_batch_is_its_streams_apart() {
                 assert_eq!(found.len(), 3 * O);
                 for b in (0..3).filter(|&b| given[b]) {
                     let expected = naive[b].push(features[b][0]);
-                    let tolerance = if dtype == "i8" { 2e-1 } else { 1e-4 };
+                    let tolerance = if *dtype == "i8" { 2e-1 } else { 1e-4 };
                     assert_near(&found[b * O..(b + 1) * O], &expected, tolerance, &format!("{setup:?}"));
                     counts[b] += 1;
                 }

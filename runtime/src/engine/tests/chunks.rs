@@ -70,6 +70,17 @@ fn pieces_end_with_segments_and_chunks() {
 }
 
 #[test]
+fn pieces_end_with_the_segments_of_every_stream() {
+    let setup = Setup { batch: 2, chunk: 64, segmentation: constant(10), ..Setup::default() };
+    let (mut engine, _, many) = setup.chunked();
+    for _ in 0..4 {
+        engine.push_batch(&[None, Some(Sample::Features(&[1.0, 0.0]))]).unwrap();
+    }
+    engine.catch_up(Backlog::Features(&[0.5; 2 * 25 * 2]), &mut Vec::new()).unwrap();
+    assert_eq!(*many.runs.borrow(), [6, 4, 6, 4, 5]);
+}
+
+#[test]
 fn what_runs_past_a_surprise_is_run_again() {
     let setup = Setup { chunk: 16, segmentation: surprise(), init: "restart", ..Setup::default() };
     let (mut engine, _, many) = setup.chunked();

@@ -1,6 +1,6 @@
 //! Numbers that are finite no longer.
 
-use super::toy::{BAD_OUTPUT, FUSE, O};
+use super::toy::{BAD_LOSS, BAD_OUTPUT, FUSE, O};
 use super::*;
 
 fn diverged(error: Error) -> (String, u64, Option<usize>) {
@@ -25,6 +25,15 @@ fn what_is_not_finite_is_named_and_leaves_the_stream_as_it_was() {
         assert_eq!(diverged(error), ("output".into(), t, None));
         assert_eq!(tried.push(&[x, 0.0]).unwrap(), sure.push(&[x, 0.0]).unwrap());
     }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_no_surprise() {
+    let setup = Setup { segmentation: surprise(), ..Setup::default() };
+    let (mut engine, _) = setup.engine();
+    engine.push(&[0.0; 2]).unwrap();
+    let error = engine.push(&[BAD_LOSS, 0.0]).unwrap_err();
+    assert_eq!(diverged(error), ("surprise".into(), 1, None));
 }
 
 #[test]

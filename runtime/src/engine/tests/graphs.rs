@@ -82,6 +82,21 @@ fn a_graph_that_lies_about_a_size_reaches_no_state() {
 }
 
 #[test]
+fn an_output_that_is_declared_in_two_sizes_reaches_no_cache() {
+    let setup = Setup::default();
+    let mut contract = setup.contract();
+    let mut second = contract.cache[2].clone();
+    second.name = "cache.1.gate".into();
+    second.shape.push(2);
+    contract.cache.push(second);
+    let model = Model::from_bytes(onnx(&contract), None, &setup.initial_state()).unwrap();
+    let toy = Toy::new(&setup, &Control::default());
+    let mut engine = Engine::new(&model, toy, Policy::Oldest).unwrap();
+    let error = engine.push(&[1.0, 0.0]).unwrap_err().to_string();
+    assert!(error.contains("6 values in `present.0.gate`, its contract declares 12"), "{error}");
+}
+
+#[test]
 fn a_chunk_graph_is_of_the_step_graphs_export() {
     let setup = Setup { chunk: 8, ..Setup::default() };
     let model = |chunk: Option<&Setup>| {

@@ -21,6 +21,8 @@ pub const O: usize = 2;
 pub const FUSE: f32 = 1e15;
 /// A sample of this makes the output infinite and leaves the memory alone.
 pub const BAD_OUTPUT: f32 = 4321.0;
+/// A sample of this has an infinite loss and leaves the memory alone.
+pub const BAD_LOSS: f32 = 5432.0;
 
 /// A tensor in ordinary memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,12 +83,12 @@ pub struct Checkpoint {
 impl Memory {
     /// How far off the memory is before it has seen `x`.
     pub fn loss(&self, x: f32) -> f32 {
-        (x - 2.0 * self.m[0]).abs()
+        if x == BAD_LOSS { f32::INFINITY } else { (x - 2.0 * self.m[0]).abs() }
     }
 
     pub fn write(&mut self, x: f32) {
         let explodes = self.m[0].abs() > FUSE / 8.0;
-        let x = if x == BAD_OUTPUT { 0.0 } else { x };
+        let x = if x == BAD_OUTPUT || x == BAD_LOSS { 0.0 } else { x };
         for (i, m) in self.m.iter_mut().enumerate() {
             *m = if explodes { f32::INFINITY } else { 0.5 * *m + x + 0.25 * (i % 7) as f32 };
         }

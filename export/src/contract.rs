@@ -4,7 +4,9 @@ use mcedge_models::contract::{
     BlockFunction, CacheTensor, Contract, Dtype, Input, MemoryFunction, MemoryTensor, Output, OutputKind,
     Reset, SCHEMA, Scale, StateTensor,
 };
-use mcedge_models::spec::{self, Aggregation, Block, Caching, Context, Head, Init, Memory, Spec};
+use mcedge_models::spec::{
+    self, Aggregation, Block, Caching, Context, Head, Init, Memory, Segmentation, Spec,
+};
 use mcedge_models::{Weights, collapses};
 
 use crate::lower::Options;
@@ -56,7 +58,7 @@ pub fn contract(spec: &Spec, weights: &Weights, options: Options) -> Contract {
         name: spec.name.clone(),
         batch: options.batch,
         capacity: options.capacity,
-        chunk: 1,
+        chunk: options.chunk.min(longest_segment(spec.segmentation())),
         input: input(&spec.input),
         output: output(&spec.head),
         segmentation: spec.segmentation(),
@@ -64,6 +66,14 @@ pub fn contract(spec: &Spec, weights: &Weights, options: Options) -> Contract {
         state,
         cache,
         blocks: name_functions(&functions),
+    }
+}
+
+/// Tokens: a chunk never goes over a segment's end.
+fn longest_segment(segmentation: Segmentation) -> usize {
+    match segmentation {
+        Segmentation::Constant { size } | Segmentation::Surprise { max_size: size, .. } => size,
+        Segmentation::Logarithmic {} => 1,
     }
 }
 

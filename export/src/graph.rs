@@ -125,7 +125,6 @@ pub enum Attribute {
     Ints(Vec<i64>),
     /// A number.
     Float(f32),
-    #[allow(dead_code)]
     /// The body of a `Scan`.
     Graph(Box<Graph>),
 }
@@ -178,7 +177,6 @@ impl Graph {
         }
     }
 
-    #[allow(dead_code)]
     /// An empty body of a `Scan` in this graph, whose values it may use.
     pub fn body(&self, name: &str) -> Self {
         let prefix = format!("{name}.");
@@ -275,7 +273,6 @@ impl Graph {
         outputs
     }
 
-    #[allow(dead_code)]
     /// Runs `body` once a token and gives its last states, then what it gives a token, stacked along axis 1; `names` are
     /// their names here. The body's inputs are the states, then one token `[B, …]` of each of `tokens` `[B, T, …]`; its
     /// outputs are the states, then what it gives.

@@ -9,7 +9,7 @@ use mcedge_models::{Parameter, Weights, WeightsError, parameters};
 use crate::block::{Lowering, Made};
 use crate::contract::contract;
 use crate::error::Error;
-use crate::graph::{Graph, Type, Value};
+use crate::graph::{Graph, TOKENS, Type, Value};
 use crate::memory::{Layout, memory_function};
 use crate::onnx;
 
@@ -73,12 +73,31 @@ impl Display for ModelGraph {
 /// [`Error::Option`], [`Error::Spec`], [`Error::Weights`] and [`Error::Contract`] when the arguments are not a model and
 /// options for it.
 pub fn step_graph(spec: &Spec, weights: &Weights, options: Options) -> Result<ModelGraph, Error> {
+    let contract = checked_contract(spec, weights, options)?;
+    Ok(model_graph(spec, weights, contract, 1))
+}
+
+/// Lowers a model to the graph of a chunk: 1 to [`Contract::chunk`] tokens of one segment. `None` where that is 1.
+///
+/// # Errors
+///
+/// As [`step_graph`].
+pub fn chunk_graph(spec: &Spec, weights: &Weights, options: Options) -> Result<Option<ModelGraph>, Error> {
+    let contract = checked_contract(spec, weights, options)?;
+    Ok((contract.chunk > 1).then(|| model_graph(spec, weights, contract, TOKENS)))
+}
+
+fn checked_contract(spec: &Spec, weights: &Weights, options: Options) -> Result<Contract, Error> {
     check(spec, weights, options)?;
     // Sizes that the graph could not declare are found here, before any tensor is made.
-    let contract = Contract::parse(&contract(spec, weights, options).to_json())?;
-    let functions = bodies(&contract);
-    let main = main_graph(spec, weights, &contract, &functions);
-    Ok(ModelGraph { main, functions, contract })
+    Ok(Contract::parse(&contract(spec, weights, options).to_json())?)
+}
+
+/// The graph of `tokens`, 1 or [`TOKENS`].
+fn model_graph(spec: &Spec, weights: &Weights, contract: Contract, tokens: usize) -> ModelGraph {
+    let functions = bodies(&contract, tokens);
+    let main = main_graph(spec, weights, &contract, &functions, tokens);
+    ModelGraph { main, functions, contract }
 }
 
 fn check(spec: &Spec, weights: &Weights, options: Options) -> Result<(), Error> {
@@ -104,8 +123,9 @@ fn check(spec: &Spec, weights: &Weights, options: Options) -> Result<(), Error> 
 }
 
 /// One body for each name.
-fn bodies(contract: &Contract) -> Vec<Graph> {
-    let layout = Layout { batch: contract.batch, capacity: contract.capacity };
+fn bodies(contract: &Contract, tokens: usize) -> Vec<Graph> {
+    let Contract { batch, capacity, chunk, .. } = *contract;
+    let layout = Layout { batch, capacity, tokens, chunk };
     let mut bodies: Vec<Graph> = Vec::new();
     for block in &contract.blocks {
         if bodies.iter().all(|body| body.name() != block.function) {
@@ -116,11 +136,11 @@ fn bodies(contract: &Contract) -> Vec<Graph> {
 }
 
 /// Everything but the memories: inputs, embedding, blocks, head.
-fn main_graph(spec: &Spec, weights: &Weights, contract: &Contract, bodies: &[Graph]) -> Graph {
-    let mut graph = Graph::new("step");
+fn main_graph(spec: &Spec, weights: &Weights, contract: &Contract, bodies: &[Graph], tokens: usize) -> Graph {
+    let mut graph = Graph::new(if tokens == 1 { "step" } else { "chunk" });
     let input = match &spec.input {
-        Input::Features { size, .. } => graph.input("input", Type::f32(&[contract.batch, 1, *size])),
-        Input::Tokens { .. } => graph.input("input", Type::i64(&[contract.batch, 1])),
+        Input::Features { size, .. } => graph.input("input", Type::f32(&[contract.batch, tokens, *size])),
+        Input::Tokens { .. } => graph.input("input", Type::i64(&[contract.batch, tokens])),
     };
     let inputs = memory_inputs(&mut graph, contract);
     let mut lowering = Lowering { graph, spec, weights, inputs };

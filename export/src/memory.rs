@@ -7,18 +7,21 @@
 //! of every product and is never transposed.
 
 mod attention;
+mod chunk_read;
 mod delta;
 mod linear;
 mod mlp;
+mod parallel;
 mod read;
 mod recurrent;
+mod scan;
 
 pub use mlp::gelu;
 
 use mcedge_models::contract::{Lead, MemoryFunction, Role};
 use mcedge_models::spec::{Coefficient, Memory};
 
-use crate::graph::{Element, Graph, Type, Value};
+use crate::graph::{Element, Graph, TOKENS, Type, Value};
 
 /// Keys and queries are divided by their norm, but by no less than this.
 const MIN_NORM: f32 = 1e-6;
@@ -32,6 +35,10 @@ pub struct Layout {
     pub batch: usize,
     /// N.
     pub capacity: usize,
+    /// T: 1, or [`TOKENS`].
+    pub tokens: usize,
+    /// The most that T is.
+    pub chunk: usize,
 }
 
 /// The values of one memory function, as its body goes on.
@@ -43,6 +50,8 @@ struct Body<'a> {
     heads: usize,
     /// dh.
     size: usize,
+    /// The axis of a step's one token: `[1]`, or none in a `Scan`, which takes and gives tokens without it.
+    row: &'static [usize],
 }
 
 /// What the function is given: its inputs, in the order of [`MemoryFunction::inputs`].
@@ -99,12 +108,19 @@ struct Made {
     loss: Option<Value>,
 }
 
-/// The body of a memory function for one token.
+/// The body of a memory function for one token, or for a chunk.
 pub fn memory_function(function: &MemoryFunction, name: &str, layout: Layout) -> Graph {
     let (heads, size) = (function.num_heads, function.head_size);
-    let mut body = Body { graph: Graph::new(name), function, layout, heads, size };
+    let mut body = Body { graph: Graph::new(name), function, layout, heads, size, row: &[1] };
     let inputs = body.inputs();
-    let made = body.token(&inputs);
+    let made = match (layout.tokens, &function.memory) {
+        (TOKENS, Memory::Attention { window }) => body.attend_chunk(&inputs, *window),
+        (TOKENS, Memory::Linear { .. } | Memory::Swla { .. } | Memory::GatedDelta { .. }) => {
+            body.parallel(&inputs)
+        }
+        (TOKENS, _) => body.scan(&inputs),
+        _ => body.token(&inputs),
+    };
     let mut graph = body.graph;
     for role in function.outputs() {
         graph.output(made.value(role));
@@ -158,7 +174,7 @@ impl Body<'_> {
     fn ty(&self, role: Role) -> Type {
         let (lead, rest) = self.function.shape(role, self.layout.capacity);
         let lead = match lead {
-            Lead::Token => vec![self.layout.batch, 1],
+            Lead::Token => vec![self.layout.batch, self.layout.tokens],
             Lead::Stream => vec![self.layout.batch],
             Lead::Whole => vec![],
         };
@@ -216,9 +232,9 @@ impl Body<'_> {
         self.graph.label(x, name)
     }
 
-    /// What a token gives, `[B, 1, tail…]`, a new value of that name.
+    /// What a token gives, `[B, 1, tail…]` of a step, a new value of that name.
     fn row(&mut self, x: &Value, tail: &[usize], name: &str) -> Value {
-        let row = self.graph.reshape(x, &[&[1], tail].concat());
+        let row = self.graph.reshape(x, &[self.row, tail].concat());
         // A reshape to the same shape is none, and x may have a name of its own.
         let row = if row == *x { self.graph.identity(x) } else { row };
         self.graph.label(row, name)

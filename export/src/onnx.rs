@@ -29,7 +29,7 @@ pub fn encode(main: &Graph, functions: &[Graph], contract: &Contract) -> Vec<u8>
         opset_import: opsets(!functions.is_empty()),
         producer_name: Some("mcedge".to_owned()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        doc_string: Some(format!("{}: one token, with explicit cache state", contract.name)),
+        doc_string: Some(format!("{}: one {}, with explicit cache state", contract.name, main.name())),
         graph: Some(graph(main)),
         metadata_props: vec![metadata],
         functions: functions.iter().map(function).collect(),
@@ -81,7 +81,7 @@ fn function(graph: &Graph) -> FunctionProto {
     FunctionProto {
         name: Some(graph.name().to_owned()),
         domain: Some(DOMAIN.to_owned()),
-        doc_string: Some("One token: the memory's write, then its read.".to_owned()),
+        doc_string: Some("A memory's write, then its read.".to_owned()),
         opset_import: opsets(true),
         input: names(graph.inputs()),
         output: names(graph.outputs()),

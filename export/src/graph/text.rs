@@ -78,10 +78,11 @@ impl Graph {
     }
 }
 
-/// The numbers of an f32 scalar or of a short int64 vector.
+/// The numbers of a scalar or of a short int64 vector.
 fn literal(constant: &Constant) -> Option<String> {
     match (&constant.data, constant.value.shape()) {
         (Data::F32(xs), []) => Some(format!("{:?}", xs[0])),
+        (Data::I64(xs), []) => Some(xs[0].to_string()),
         (Data::I64(xs), [0..=MAX_PRINTED]) => Some(format!("[{}]", list(xs, ","))),
         _ => None,
     }

@@ -178,13 +178,13 @@ impl Body<'_> {
     fn error(&mut self, deep: &Deep, layers: &[Layer<'_>], inputs: &[Value], k: &Value, v: &Value) -> Slope {
         match deep.objective {
             Objective::L2 => {
-                let answer = self.answer(deep, layers, inputs, k);
+                let answer = self.answer_mlp(deep, layers, inputs, k);
                 let error = self.graph.sub(&answer, v);
                 Slope { loss: self.square_loss(&error), error, factor: 2.0 }
             }
             Objective::Dot => {
                 let loss = self.function.has_loss().then(|| {
-                    let answer = self.answer(deep, layers, inputs, k);
+                    let answer = self.answer_mlp(deep, layers, inputs, k);
                     let product = self.graph.mul(&answer, v);
                     let sum = self.sum_of_head(&product);
                     self.graph.scale(&sum, -1.0)
@@ -195,7 +195,7 @@ impl Body<'_> {
     }
 
     /// M(k) of the online memory, `[B, H, dh, 1]`.
-    fn answer(&mut self, deep: &Deep, layers: &[Layer<'_>], inputs: &[Value], k: &Value) -> Value {
+    fn answer_mlp(&mut self, deep: &Deep, layers: &[Layer<'_>], inputs: &[Value], k: &Value) -> Value {
         let last = layers.len() - 1;
         let z = self.layer(&layers[last], &inputs[last]);
         if deep.skip { self.graph.add(&z, k) } else { z }

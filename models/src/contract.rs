@@ -16,6 +16,9 @@ pub const DOMAIN: &str = "org.mcedge";
 
 /// The largest number of elements of one tensor that a contract may declare: 2 GiB of f32.
 const MAX_ELEMENTS: usize = 1 << 29;
+/// The most tensors of a state, and of a cache: more than any `config.json` comes to, and few enough that each may be
+/// looked for among all.
+const MAX_TENSORS: usize = 1 << 14;
 
 /// Why a file holds no contract that this version can run.
 #[derive(Debug, thiserror::Error)]
@@ -610,8 +613,14 @@ impl Contract {
         self.check_blocks()
     }
 
-    /// Lists that speak of channels have one entry a channel or none, and no two tensors share a name.
+    /// Lists are no longer than a model's, those that speak of channels have one entry a channel or none, and no two
+    /// tensors share a name.
     fn check_lists(&self) -> Result<(), ContractError> {
+        for (key, found) in [("state", self.state.len()), ("cache", self.cache.len())] {
+            if found > MAX_TENSORS {
+                return Err(value(key, format!("a list of {found}"), format!("at most {MAX_TENSORS} tensors")));
+            }
+        }
         if let Input::Features { size, names, units, .. } = &self.input {
             listed("input.names", names.len(), *size)?;
             listed("input.units", units.len(), *size)?;

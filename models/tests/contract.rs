@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
 
-use mcedge_models::contract::Contract;
+use mcedge_models::contract::{Contract, ContractError};
 use serde_json::{Value, json};
 
 /// Of one state tensor and one cache tensor, and no memory function.
@@ -28,6 +28,13 @@ fn each_fault_has_its_own_message() {
         assert_eq!(error, format!("the contract's `{expected}"));
     };
     check("/output/std", json!([1]), "output.std` is a list of 1, expected 2 entries, or none");
-    check("/output/std", json!([1, 1e39]), "output.std[1]` is inf, expected a positive number");
     check("/output/std", json!([0, 1]), "output.std[0]` is 0, expected a positive number");
+    let mut infinite = contract();
+    infinite["output"]["std"] = json!([1, 1e39]);
+    let error = Contract::parse(&infinite.to_string()).unwrap_err();
+    assert!(matches!(error, ContractError::Json(_)), "{error:?}");
+    // Each tensor is looked for among all: the time grows with the square of the list.
+    let many = |key: &str| vec![contract()[key][0].clone(); (1 << 14) + 1];
+    check("/state", json!(many("state")), "state` is a list of 16385, expected at most 16384 tensors");
+    check("/cache", json!(many("cache")), "cache` is a list of 16385, expected at most 16384 tensors");
 }

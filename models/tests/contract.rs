@@ -33,7 +33,7 @@ fn each_fault_has_its_own_message() {
     infinite["output"]["std"] = json!([1, 1e39]);
     let error = Contract::parse(&infinite.to_string()).unwrap_err();
     assert!(matches!(error, ContractError::Json(_)), "{error:?}");
-    // Each tensor is looked for among all: a longer list would take minutes.
+    // Each tensor is looked for among all: the time grows with the square of the list.
     let many = |key: &str| vec![contract()[key][0].clone(); (1 << 14) + 1];
     check("/state", json!(many("state")), "state` is a list of 16385, expected at most 16384 tensors");
     check("/cache", json!(many("cache")), "cache` is a list of 16385, expected at most 16384 tensors");

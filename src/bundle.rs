@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use anyhow::{Context, Result, bail, ensure};
-use mcedge_export::Bundle;
+use mcedge_export::{Bundle, with_post_training_mean};
 use mcedge_models::Model;
 
 use crate::Usage;
@@ -23,29 +23,37 @@ pub struct BundleArg {
 }
 
 impl BundleArg {
-    /// The bundle's directory.
-    pub fn directory(&self) -> Result<PathBuf> {
-        directory(&self.bundle, &self.options)
+    /// The bundle's directory. A model is exported with what `asks` for besides the options.
+    pub fn directory(&self, ask: impl FnOnce(&mut Options)) -> Result<PathBuf> {
+        directory(&self.bundle, &self.options, ask)
     }
 }
 
 /// Exports `model` and tells the exporter's warnings.
 pub fn make(model: &Model, options: &Options) -> Result<Bundle> {
-    let bundle = mcedge_export::bundle(&model.spec, &model.weights, options.export())
-        .with_context(|| format!("cannot export {}", model.spec.name))?;
+    let name = &model.spec.name;
+    let cached = options.post_training_mean.map(|size| with_post_training_mean(&model.spec, size as usize));
+    let cached = cached.transpose().with_context(|| format!("cannot give {name} a --post-training-mean"))?;
+    let spec = cached.as_ref().unwrap_or(&model.spec);
+    let bundle = mcedge_export::bundle(spec, &model.weights, options.export())
+        .with_context(|| format!("cannot export {name}"))?;
     for warning in &bundle.warnings {
         eprintln!("mcedge: warning: {warning}");
     }
     Ok(bundle)
 }
 
-/// The bundle at `path`, or the one that its model was exported to.
-pub fn directory(path: &Path, options: &Options) -> Result<PathBuf> {
+/// The bundle at `path`, or the one that its model is exported to: with `options`, and what `ask` adds to them.
+pub fn directory(path: &Path, options: &Options, ask: impl FnOnce(&mut Options)) -> Result<PathBuf> {
     if is_bundle(path) {
-        let message = "--capacity and --cache-dtype are for a model: a bundle has its own";
+        let message = "--capacity, --cache-dtype, --chunk, --batch and --post-training-mean are for a model: a bundle \
+                       has its own";
         ensure!(options.are_default(), Usage(message.into()));
         return Ok(path.to_owned());
     }
+    let mut options = *options;
+    ask(&mut options);
+    let options = &options;
     let is_model = path.join("config.json").is_file() || path.extension().is_some_and(|ext| ext == "pt");
     if !is_model {
         let found = if path.is_dir() { "a directory with neither" } else { "not there, or not a directory" };
@@ -87,7 +95,7 @@ fn key(path: &Path, options: &Options) -> Result<String> {
     let mut hasher = DefaultHasher::new();
     let build = fs::metadata(env::current_exe()?)?;
     (env!("CARGO_PKG_VERSION"), build.len(), build.modified().ok()).hash(&mut hasher);
-    (options.capacity, options.cache_dtype as u8).hash(&mut hasher);
+    options.hash(&mut hasher);
     for file in Model::files(path)? {
         fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?.hash(&mut hasher);
     }

@@ -45,6 +45,19 @@ fn skip(options: Options) -> Options {
     Options { on_bad: OnBad::Skip, ..options }
 }
 
+impl Source {
+    /// The next record, whenever it comes; none at the end.
+    fn next(&mut self) -> Result<Option<Record<'_>>> {
+        loop {
+            match self.advance()? {
+                Next::Record => return Ok(Some(self.record())),
+                Next::Wait => std::thread::park_timeout(POLL),
+                Next::End => return Ok(None),
+            }
+        }
+    }
+}
+
 /// Opens contents as a file of that name.
 fn over(path: &str, contents: &[u8], input: &Input, options: &Options) -> Result<Source> {
     let total = Some(contents.len() as u64);
@@ -54,7 +67,7 @@ fn over(path: &str, contents: &[u8], input: &Input, options: &Options) -> Result
 
 fn read_all(source: &mut Source) -> Result<Vec<Kept>> {
     let mut kept = Vec::new();
-    while let Some(record) = source.read()? {
+    while let Some(record) = source.next()? {
         kept.push(keep(&record));
     }
     Ok(kept)
@@ -382,7 +395,7 @@ fn nothing_is_kept_of_an_endless_stream() {
         let options = Options::default();
         let bytes = Bytes::live(Endless(stream, 0), Arc::clone(&options.stop)).unwrap();
         let err = Source::over(path, path, bytes, &input, &options).and_then(|mut source| {
-            while source.read()?.is_some() {}
+            while source.next()?.is_some() {}
             Ok(())
         });
         assert_eq!(
@@ -400,10 +413,10 @@ fn nothing_is_kept_of_an_endless_stream() {
     let bytes = Bytes::live(Endless(b"1,2\n", 0), Arc::clone(&options.stop)).unwrap();
     let mut source = Source::over("x", "x", bytes, &features(&[], 2), &options).unwrap();
     for _ in 0..200_000 {
-        assert!(source.read().unwrap().is_some());
+        assert!(source.next().unwrap().is_some());
     }
     options.stop.store(true, Ordering::Relaxed);
-    assert!(source.read().unwrap().is_none());
+    assert!(source.next().unwrap().is_none());
 }
 
 #[test]
@@ -413,7 +426,7 @@ fn a_line_of_a_stream_is_delivered_as_soon_as_it_is_complete() {
     let bytes = Bytes::live(reader, Arc::clone(&options.stop)).unwrap();
     writer.write_all(b"a,b\n1,2\n3").unwrap();
     let mut source = Source::over("x", "x", bytes, &features(&["a", "b"], 2), &options).unwrap();
-    let next = |source: &mut Source| source.read().unwrap().map(|record| keep(&record).sample);
+    let next = |source: &mut Source| source.next().unwrap().map(|record| keep(&record).sample);
     assert!(!source.would_wait());
     assert_eq!(next(&mut source), Some(vec![1.0, 2.0]));
     assert!(source.would_wait(), "for the rest of a line");
@@ -460,8 +473,8 @@ fn an_array_cut_short_on_a_stream_is_an_error() {
     let array = npy("<f4", "(3, 2)", &le(&[1.0, 2.0, 3.0]));
     let bytes = Bytes::live(Cursor::new(array), Arc::clone(&options.stop)).unwrap();
     let mut source = Source::over("-", "-", bytes, &features(&[], 2), &options).unwrap();
-    assert!(source.read().unwrap().is_some());
-    assert_eq!(source.read().unwrap_err().root_cause().to_string(), "ends inside row 1 of 3");
+    assert!(source.next().unwrap().is_some());
+    assert_eq!(source.next().unwrap_err().root_cause().to_string(), "ends inside row 1 of 3");
 }
 
 #[test]

@@ -7,7 +7,7 @@ pub const FORMAT: &str = "mcedge/1";
 
 /// The largest size of any one dimension: far past what an edge machine holds, near enough to keep products of
 /// a few of them inside 64 bits.
-const MAX_SIZE: usize = 1 << 20;
+pub(crate) const MAX_SIZE: usize = 1 << 20;
 const MAX_BLOCKS: usize = 256;
 const MAX_DEPTH: usize = 8;
 /// The most losses that a segmentation by surprise looks back on: each is read again at every token.
@@ -546,12 +546,20 @@ impl Spec {
     /// [`SpecError`] names the key, what was found and what was expected.
     pub fn parse(json: &[u8]) -> Result<Self, SpecError> {
         let deserializer = &mut serde_json::Deserializer::from_slice(json);
-        let spec: Spec = serde_path_to_error::deserialize(deserializer).map_err(|error| SpecError::Json {
-            path: error.path().to_string(),
-            message: error.inner().to_string(),
+        let spec: Spec = serde_path_to_error::deserialize(&mut *deserializer).map_err(|error| {
+            SpecError::Json { path: error.path().to_string(), message: error.inner().to_string() }
         })?;
+        let end = deserializer.end();
+        end.map_err(|error| SpecError::Json { path: ".".into(), message: error.to_string() })?;
         spec.check()?;
         Ok(spec)
+    }
+
+    /// `config.json`, for people to read too.
+    pub fn to_json(&self) -> String {
+        let mut json = serde_json::to_string_pretty(self).expect("a spec has string keys and plain values");
+        json.push('\n');
+        json
     }
 
     /// Checks a `Spec` that was put together in code.
@@ -719,9 +727,24 @@ impl Caching {
             let (found, expected) = (format!("{:?}", self.aggregation), "none: attention has no checkpoints");
             return Err(value(format!("{at}.aggregation"), found.to_lowercase(), expected));
         }
-        match self.segmentation {
+        self.segmentation.check(&format!("{at}.segmentation"))?;
+        let merges = self.segmentation == (Segmentation::Logarithmic {}) && self.init == Init::Restart;
+        if merges && self.aggregation != Aggregation::None && !matches!(memory, Memory::Linear { .. }) {
+            let expected =
+                "`continue`: logarithmic segments merge, and only linear states of restarted segments add";
+            return Err(value(format!("{at}.init"), "restart", expected));
+        }
+        Ok(())
+    }
+}
+
+impl Segmentation {
+    pub(crate) fn check(&self, at: &str) -> Result<(), SpecError> {
+        let at = |name: &str| format!("{at}.{name}");
+        match *self {
+            Segmentation::Constant { size: tokens } => size(&at("size"), tokens),
+            Segmentation::Logarithmic {} => Ok(()),
             Segmentation::Surprise { window, threshold, min_size, max_size } => {
-                let at = |name: &str| format!("{at}.segmentation.{name}");
                 if !(2..=MAX_WINDOW).contains(&window) {
                     return Err(value(at("window"), window, format!("2 to {MAX_WINDOW}")));
                 }
@@ -735,16 +758,6 @@ impl Caching {
                 }
                 Ok(())
             }
-            Segmentation::Constant { size: tokens } => size(&format!("{at}.segmentation.size"), tokens),
-            Segmentation::Logarithmic {}
-                if self.init == Init::Restart
-                    && self.aggregation != Aggregation::None
-                    && !matches!(memory, Memory::Linear { .. }) =>
-            {
-                let expected = "`continue`: logarithmic segments merge, and only linear states of restarted segments add";
-                Err(value(format!("{at}.init"), "restart", expected))
-            }
-            Segmentation::Logarithmic {} => Ok(()),
         }
     }
 }

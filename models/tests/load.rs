@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use common::{caching, config, mutate, random_weights, spec};
 use make::Checkpoint;
 use mcedge_models::Model;
-use mcedge_models::spec::Spec;
+use mcedge_models::spec::{Input, Spec};
 use serde_json::json;
 
 /// An empty directory of that name.
@@ -127,6 +127,22 @@ fn impossible_configs_have_their_own_messages() {
     let expected =
         "config.json: `blocks[0].caching.query` is q, expected u: a memory of kind gru has no projection q";
     assert_eq!(error, expected);
+}
+
+#[test]
+fn a_config_ends_where_its_json_does() {
+    let config = config(json!({"kind": "linear"}), caching("grm")).to_string();
+    Spec::parse(format!("{config}\n ").as_bytes()).unwrap();
+    let error = Spec::parse(format!("{config}}}").as_bytes()).unwrap_err().to_string();
+    assert!(error.starts_with("config.json: at `.`: trailing characters at line 1 column"), "{error}");
+}
+
+#[test]
+fn a_number_is_read_as_it_is_written() {
+    let mut config = config(json!({"kind": "linear"}), caching("grm"));
+    config["input"]["rate_hz"] = json!(936.2395387648645);
+    let Input::Features { rate_hz, .. } = spec(&config).input else { panic!("it takes features") };
+    assert_eq!(rate_hz, Some(936.2395387648645));
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod common;
 use std::ops::Range;
 
 use common::{Xorshift, caching, config, random_tensors, random_weights, spec};
-use mcedge_models::reference::{Stream, run};
+use mcedge_models::reference::{Stream, run, trace};
 use mcedge_models::spec::Spec;
 use mcedge_models::{Tensor, Weights, collapses};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
@@ -252,6 +252,27 @@ fn logarithmic_segments_are_the_binary_expansion_of_the_past() {
                 let bare = Bare::new(kind.config.clone(), caching.clone());
                 bare.check(|head| logarithmic(&kind, &bare, &caching, head));
             }
+        }
+    }
+}
+
+#[test]
+fn a_loss_is_the_mean_over_the_heads_at_the_state_before_the_token() {
+    for kind in kinds() {
+        let mut caching = caching("none");
+        caching["segmentation"] =
+            json!({"kind": "surprise", "window": 4, "threshold": 1.0, "min_size": 2, "max_size": 9});
+        let bare = Bare::new(kind.config.clone(), caching);
+        let input = Stream::Features(bare.input.view());
+        let losses = trace(&bare.spec, &bare.weights, input, None).unwrap().losses;
+        let heads = [0, 1].map(|head| Tokens { k: bare.project("k", head), v: bare.project("v", head) });
+        for (t, found) in losses.into_iter().enumerate() {
+            let loss = |tokens: &Tokens| {
+                let answer =
+                    (kind.replay)(kind.phi, tokens, 0..t).read(&kind, &tokens.k.row(t).mapv(kind.phi));
+                (answer - tokens.v.row(t)).mapv(|x| x * x).sum()
+            };
+            assert!((found - (loss(&heads[0]) + loss(&heads[1])) / 2.0).abs() < 1e-9);
         }
     }
 }

@@ -6,23 +6,27 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{caching, config, random_weights, spec, titans};
-use mcedge_models::reference::{Stream, run};
+use common::{caching, config, random_tensors, random_weights, spec, titans};
+use mcedge_models::reference::{Stream, Trace, run, trace};
 use mcedge_models::{Tensor, Weights, parameters};
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-/// Runs one block as [`pencil_of`] does, with constant segments of two tokens.
+/// The output of one block that runs as in [`pencil_of`], with constant segments of two tokens.
 fn pencil(memory: Value, mut caching: Value, capacity: Option<usize>, input: &[f32]) -> Vec<f64> {
     if caching["segmentation"]["kind"] == "constant" {
         caching["segmentation"]["size"] = json!(2);
     }
-    pencil_of(&[(memory, false)], &caching, capacity, input)
+    output(&pencil_of(&[(memory, false)], &caching, capacity, input))
+}
+
+fn output(trace: &Trace) -> Vec<f64> {
+    trace.output.iter().copied().collect()
 }
 
 /// Runs a model of one channel, one head and d_model 1 whose projections are all 1 over `input`; everything else in the
 /// weights is zero. A block is its memory, and whether its input is added to its output.
-fn pencil_of(blocks: &[(Value, bool)], caching: &Value, capacity: Option<usize>, input: &[f32]) -> Vec<f64> {
+fn pencil_of(blocks: &[(Value, bool)], caching: &Value, capacity: Option<usize>, input: &[f32]) -> Trace {
     let block = |(memory, residual): &(Value, bool)| json!({"norm": "none", "residual": residual, "num_heads": 1, "memory": memory, "caching": caching});
     let config = json!({
         "format": "mcedge/1", "name": "pencil", "d_model": 1, "input": {"kind": "features", "size": 1},
@@ -37,7 +41,7 @@ fn pencil_of(blocks: &[(Value, bool)], caching: &Value, capacity: Option<usize>,
         parameters(&spec).into_iter().map(|p| (p.name.clone(), tensor(&p.name, p.shape))).collect();
     let weights = Weights::new(tensors, &spec).unwrap();
     let input = Array2::from_shape_vec((input.len(), 1), input.to_vec()).unwrap();
-    run(&spec, &weights, Stream::Features(input.view()), capacity).unwrap().into_raw_vec_and_offset().0
+    trace(&spec, &weights, Stream::Features(input.view()), capacity).unwrap()
 }
 
 fn linear() -> Value {
@@ -133,8 +137,9 @@ fn all_blocks_end_a_segment_by_the_mean_of_their_losses() {
     // Losses 1 0 1 and 1 0 144: the mean's third has z = (72.5 − ½) / ½ = 144, neither block's has.
     let both = [(linear(), false), (linear(), false)];
     let run = |threshold| pencil_of(&both, &surprise(2, threshold, 1, 99), None, &[1.0; 4]);
-    close(&run(143.5), &[1.0, 10.0, 42.0, 1.0]);
-    close(&run(144.5), &[1.0, 10.0, 42.0, 120.0]);
+    close(&output(&run(143.5)), &[1.0, 10.0, 42.0, 1.0]);
+    close(&output(&run(144.5)), &[1.0, 10.0, 42.0, 120.0]);
+    close(&run(144.5).losses, &[1.0, 0.0, 72.5, (4.0 + 52.0 * 52.0) / 2.0]);
 }
 
 #[test]
@@ -144,7 +149,7 @@ fn a_memory_without_a_loss_does_not_dilute_the_others() {
     for mute in [(json!({"kind": "gru"}), true), (json!({"kind": "attention", "window": 1}), false)] {
         let fourth = |threshold| {
             let caching = surprise(9, threshold, 1, 99);
-            pencil_of(&[mute.clone(), one.clone()], &caching, None, &[0.0, 0.0, 1.0, 1.0])[3]
+            output(&pencil_of(&[mute.clone(), one.clone()], &caching, None, &[0.0, 0.0, 1.0, 1.0]))[3]
         };
         close(&[fourth(0.99e6), fourth(1.01e6)], &[1.0, 2.0]);
     }
@@ -173,6 +178,68 @@ fn ssc_reads_the_best_scored_checkpoints() {
     let found = pencil(linear(), caching, None, &[1.0, 1.0, 3.0, 3.0, 1.0]);
     let (six, one) = (6f64.exp(), 1f64.exp());
     close(&found[4..], &[(20.0 * six + 21.0 * one) / (six + one)]);
+}
+
+#[test]
+fn a_trace_says_where_segments_ended_and_by_which_losses() {
+    let run = |segmentation: Value| {
+        let mut caching = surprise(2, 2.0, 1, 99);
+        caching["segmentation"] = segmentation;
+        pencil_of(&[(linear(), false)], &caching, None, &[1.0; 7])
+    };
+    let surprised = run(surprise(2, 2.0, 1, 99)["segmentation"].clone());
+    assert_eq!(surprised.segments, [4]);
+    close(&surprised.losses, &[1.0, 0.0, 1.0, 4.0, 1.0, 0.0, 1.0]);
+    let constant = run(json!({"kind": "constant", "size": 3}));
+    assert_eq!((constant.segments, constant.losses), (vec![3, 3], vec![]));
+    let logarithmic = run(json!({"kind": "logarithmic"}));
+    assert_eq!((logarithmic.segments, logarithmic.losses), (vec![1; 7], vec![]));
+}
+
+#[test]
+fn a_trace_says_who_was_read() {
+    // As above: the first block's contexts (sums) are 2, 6 and 1.
+    let gates = |aggregation: &str, capacity| {
+        let mut caching = caching(aggregation);
+        caching["segmentation"]["size"] = json!(2);
+        caching["context"] = json!("sum");
+        if aggregation == "ssc" {
+            caching["top_k"] = json!(1);
+        }
+        let memory = if aggregation == "sigmoid" { json!({"kind": "gru"}) } else { linear() };
+        let blocks = [(memory.clone(), false), (memory, false)];
+        let gates = pencil_of(&blocks, &caching, capacity, &[1.0, 1.0, 3.0, 3.0, 1.0]).gates;
+        assert_eq!(gates.len(), 2);
+        gates
+    };
+    let [two, six, one] = [2f64, 6.0, 1.0].map(f64::exp);
+    let sum = two + six + one;
+    for aggregation in ["grm", "soup"] {
+        let all = gates(aggregation, None);
+        assert_eq!(all[0].iter().map(|token| token[0].len()).collect::<Vec<_>>(), [1, 1, 2, 2, 3]);
+        close(&all[0][4][0], &[two / sum, six / sum, one / sum]);
+        close(&gates(aggregation, Some(1))[0][4][0], &[six / (six + one), one / (six + one)]);
+    }
+    close(&gates("ssc", None)[0][4][0], &[0.0, six / (six + one), one / (six + one)]);
+    close(&gates("sigmoid", None)[0][4][0], &[0.5, 0.5, 1.0]);
+    for aggregation in ["none", "residual", "mean"] {
+        assert!(gates(aggregation, None)[0].is_empty());
+    }
+}
+
+#[test]
+fn a_gate_of_channels_is_traced_as_their_mean_over_the_head() {
+    let spec = spec(&config(json!({"kind": "lstm"}), caching("sigmoid")));
+    let mut tensors = random_tensors(&spec, 1);
+    tensors.get_mut("blocks.0.memory.gate.weight").unwrap().data.fill(0.0);
+    let bias = tensors["blocks.0.memory.gate.bias"].data.clone();
+    let weights = Weights::new(tensors, &spec).unwrap();
+    let input = Array2::ones((9, 3));
+    let trace = trace(&spec, &weights, Stream::Features(input.view()), None).unwrap();
+    let mean = |bias: &[f32]| bias.iter().map(|&b| 1.0 / (1.0 + (-f64::from(b)).exp())).sum::<f64>() / 4.0;
+    for (head, bias) in bias.chunks(4).enumerate() {
+        close(&trace.gates[0][8][head], &[mean(bias), mean(bias), 1.0]);
+    }
 }
 
 #[test]

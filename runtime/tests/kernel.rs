@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use half::f16;
-use mcedge_models::contract::MemoryFunction;
+use mcedge_models::contract::{Dtype, MemoryFunction};
 use mcedge_models::spec::{
     Aggregation, Caching, Coefficient, Context, Deep, FeatureMap, Init, Memory, Objective, Query,
     Segmentation, Sign,
@@ -280,7 +280,6 @@ struct Outcome {
 impl Case {
     /// Random tensors; dead slots of the cache are NaN.
     fn new(random: &mut Random, function: MemoryFunction) -> Self {
-        assert_eq!(function.unsupported(), None);
         let (heads, dh) = (function.num_heads, function.head_size);
         let capacity = random.pick(&[1, 3, 9, 17]);
         let live = random.pick(&[0, 1, capacity / 2, capacity]);
@@ -336,13 +335,14 @@ impl Case {
             q: &self.q[part.clone()],
             k: &self.k[part.clone()],
             v: &self.v[part.clone()],
-            u: self.has_u().then_some(&self.u[part]),
+            u: if self.has_u() { &self.u[part] } else { &[] },
             past: &past.iter().map(|x| &x[..]).collect::<Vec<_>>(),
             present: &mut present.iter_mut().map(|x| &mut x[..]).collect::<Vec<_>>(),
             segment_length: self.segment_length + start,
             cache: &self.cache(),
             cache_length: self.live,
             y: &mut y,
+            ..Run::default()
         });
         Outcome { y, present }
     }
@@ -493,6 +493,8 @@ fn function(random: &mut Random, memory: Memory, caching: Caching) -> MemoryFunc
         normalize_qk: random.pick(&[true, false]),
         memory,
         caching,
+        cache_dtype: Dtype::F32,
+        gates: false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use half::f16;
-use mcedge_models::contract::MemoryFunction;
+use mcedge_models::contract::{Dtype, MemoryFunction};
 use mcedge_models::spec::{
     Aggregation, Caching, Coefficient, Context, Deep, FeatureMap, Init, Memory, Objective, Query,
     Segmentation,
@@ -48,7 +48,15 @@ fn function(memory: Memory, aggregation: Aggregation) -> MemoryFunction {
         segmentation: Segmentation::Constant { size: 64 },
         init: Init::Continue,
     };
-    MemoryFunction { num_heads: 2, head_size: 11, normalize_qk: true, memory, caching }
+    MemoryFunction {
+        num_heads: 2,
+        head_size: 11,
+        normalize_qk: true,
+        memory,
+        caching,
+        cache_dtype: Dtype::F32,
+        gates: false,
+    }
 }
 
 fn deep() -> Memory {
@@ -95,13 +103,13 @@ fn check(function: &MemoryFunction, half: bool) {
             q: &x,
             k: &x,
             v: &x,
-            u: None,
             past: &past,
             present: &mut present,
             segment_length: 4,
             cache: &cache,
             cache_length: CAPACITY,
             y: &mut y,
+            ..Run::default()
         });
         assert_eq!(ALLOCATIONS.get() - before, 0, "allocations on {isa}, {function:?}");
     }

@@ -2,12 +2,12 @@
 
 use ndarray::{ArrayView3, Axis, s};
 
-use super::ReferenceError;
 use super::checkpoint::{Checkpoint, Checkpoints};
 use super::math::{Matrix, Vector, gelu, sigmoid, unit};
 use super::memory::{Cell, Coefficients, HeadState, Layer, State};
 use super::read;
 use super::source::{Linear, Norm, Source};
+use super::{Gates, ReferenceError};
 use crate::spec::{self, Aggregation, Coefficient, Init, Memory, Query, Segmentation};
 
 /// One block in the middle of a stream.
@@ -32,6 +32,8 @@ pub struct Step {
     pub y: Vector,
     /// ℓ at the state before the token, where a segmentation by surprise follows it and the memory has one.
     pub loss: Option<f64>,
+    /// Empty where nothing is gated.
+    pub gates: Gates,
 }
 
 /// The projections, `[D, D]`; `None` where the block has none.
@@ -81,27 +83,27 @@ impl<'a> Block<'a> {
     /// One token, `[D]` to `[D]`.
     pub fn step(&mut self, input: Vector) -> Step {
         let x = self.norm.apply(&input);
-        let (y, loss) = self.mix(&x);
+        let (y, loss, gates) = self.mix(&x);
         let mut x = if self.spec.residual { input + y } else { y };
         if let Some((norm, up, down)) = &self.mlp {
             let hidden = up.apply(&norm.apply(&x)).mapv(gelu);
             x += &down.apply(&hidden);
         }
-        Step { y: x, loss }
+        Step { y: x, loss, gates }
     }
 
-    /// Write and read: `[D]` to `[D]`, and the loss before the write.
-    fn mix(&mut self, x: &Vector) -> (Vector, Option<f64>) {
+    /// Write and read: `[D]` to `[D]`, the loss before the write, and the gates of the read.
+    fn mix(&mut self, x: &Vector) -> (Vector, Option<f64>, Gates) {
         let (q, k) = (self.heads(&self.mix.q, x, true), self.heads(&self.mix.k, x, true));
         let (v, u) = (self.heads(&self.mix.v, x, false), self.heads(&self.mix.u, x, false));
         let loss = self.loss(&k, &v);
         self.write(x, &k, &v);
-        let y = self.read(&q, &u);
+        let (y, gates) = self.read(&q, &u);
         let y = match &self.mix.o {
             Some(o) => o.dot(&y),
             None => y,
         };
-        (y, loss)
+        (y, loss, gates)
     }
 
     /// The mean of the heads' losses where a segmentation follows it and the memory has one.
@@ -160,18 +162,29 @@ impl<'a> Block<'a> {
         values.map(value).collect()
     }
 
-    fn read(&self, q: &[Vector], u: &[Vector]) -> Vector {
+    /// The heads' reads, concatenated, `[D]`, and the gates of each.
+    fn read(&self, q: &[Vector], u: &[Vector]) -> (Vector, Gates) {
         let memories: Vec<&Checkpoint> = self.checkpoints.iter().chain([&self.online]).collect();
         if let Some(gate) = &self.gate {
-            return read::sigmoid_gated(&memories, &gate.weight, &gate.bias);
+            let gates = read::channel_gates(&memories, &gate.weight, &gate.bias);
+            return (read::gated_channels(&memories, &gates), self.head_means(&gates));
         }
         let caching = &self.spec.caching;
         let scores = if caching.query == Query::Q { q } else { u };
-        let mut y = Vec::new();
+        let (mut y, mut gates) = (Vec::new(), Gates::new());
         for head in 0..self.spec.num_heads {
-            y.extend(read::head(&self.spec.memory, caching, &memories, head, &q[head], &scores[head]));
+            let weights = read::weights(caching, &memories, head, &scores[head]);
+            y.extend(read::head(&self.spec.memory, caching, &memories, head, &q[head], &weights));
+            gates.extend(caching.aggregation.is_gated().then_some(weights));
         }
-        y.into()
+        (y.into(), gates)
+    }
+
+    /// The mean of every memory's gate `[D]` over each head's channels.
+    fn head_means(&self, gates: &[Vector]) -> Gates {
+        let dh = self.online.key_sums[0].len();
+        let mean = |gate: &Vector, head: usize| gate.slice(s![head * dh..(head + 1) * dh]).sum() / dh as f64;
+        (0..self.spec.num_heads).map(|head| gates.iter().map(|gate| mean(gate, head)).collect()).collect()
     }
 
     /// Keeps a checkpoint of the online memory, and begins the next segment.

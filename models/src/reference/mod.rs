@@ -14,7 +14,7 @@ mod source;
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::spec::{Input, Spec};
+use crate::spec::{Input, Segmentation, Spec};
 use crate::weights::Weights;
 
 /// One stream of input from its start.
@@ -24,6 +24,16 @@ pub enum Stream<'a> {
     Features(ArrayView2<'a, f32>),
     /// `[T]`.
     Tokens(&'a [i64]),
+}
+
+impl Stream<'_> {
+    /// T.
+    fn tokens(&self) -> usize {
+        match self {
+            Stream::Features(samples) => samples.nrows(),
+            Stream::Tokens(tokens) => tokens.len(),
+        }
+    }
 }
 
 /// Why a stream has no output.
@@ -82,21 +92,60 @@ pub fn run(
     input: Stream<'_>,
     capacity: Option<usize>,
 ) -> Result<Array2<f64>, ReferenceError> {
+    Ok(trace(spec, weights, input, capacity)?.output)
+}
+
+/// Who was read by one token in one block, `[H]` of `[n + 1]`: the weight of each live checkpoint, oldest first, and of
+/// the online memory last.
+pub type Gates = Vec<Vec<f64>>;
+
+/// A run, and what happened on its way.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Trace {
+    /// `[T, O]`.
+    pub output: Array2<f64>,
+    /// Tokens of each finished segment, in order.
+    pub segments: Vec<usize>,
+    /// `[T]`: what a segmentation by [surprise](Segmentation::Surprise) follows; empty under another.
+    pub losses: Vec<f64>,
+    /// `[blocks]` of `[T]`. Of `grm`, `soup` and `ssc` these are the softmax's weights, 0 for a checkpoint that `ssc` does
+    /// not read; of `sigmoid`, whose gates have a channel each, their mean over a head's channels, and 1 for the online
+    /// memory. A block of another aggregation has an empty list.
+    pub gates: Vec<Vec<Gates>>,
+}
+
+/// Runs one stream as [`run`] does, and says what was read, and where segments ended and why.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn trace(
+    spec: &Spec,
+    weights: &Weights,
+    input: Stream<'_>,
+    capacity: Option<usize>,
+) -> Result<Trace, ReferenceError> {
     check(spec, input)?;
     let mut model = model::Model::new(spec, weights, capacity)?;
-    let tokens = match input {
-        Stream::Features(samples) => samples.nrows(),
-        Stream::Tokens(tokens) => tokens.len(),
-    };
-    let mut output = Array2::zeros((tokens, spec.head.size()));
-    for t in 0..tokens {
+    let output = Array2::zeros((input.tokens(), spec.head.size()));
+    let gates = vec![Vec::new(); spec.blocks.len()];
+    let mut trace = Trace { output, segments: Vec::new(), losses: Vec::new(), gates };
+    let follows_loss = matches!(spec.segmentation(), Segmentation::Surprise { .. });
+    for t in 0..input.tokens() {
         let x = match input {
             Stream::Features(samples) => model.embed_sample(samples.row(t)),
             Stream::Tokens(tokens) => model.embed_token(tokens[t] as usize),
         };
-        output.row_mut(t).assign(&model.step(x));
+        let step = model.step(x);
+        trace.output.row_mut(t).assign(&step.output);
+        trace.segments.extend(step.segment);
+        trace.losses.extend(follows_loss.then_some(step.loss));
+        for (all, gates) in trace.gates.iter_mut().zip(step.gates) {
+            all.extend((!gates.is_empty()).then_some(gates));
+        }
     }
-    Ok(output)
+    Ok(trace)
 }
 
 fn check(spec: &Spec, input: Stream<'_>) -> Result<(), ReferenceError> {

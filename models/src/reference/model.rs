@@ -2,11 +2,11 @@
 
 use ndarray::ArrayView1;
 
-use super::ReferenceError;
 use super::block::Block;
 use super::clock::Clock;
 use super::math::{Matrix, Vector};
 use super::source::{Linear, Norm, Source};
+use super::{Gates, ReferenceError};
 use crate::spec::{self, Input, Spec};
 use crate::weights::{Weights, collapses};
 
@@ -21,6 +21,18 @@ pub struct Model<'a> {
     final_norm: Norm,
     head: Linear,
     clock: Clock,
+}
+
+/// What one token makes of a model.
+pub struct Step {
+    /// `[O]`.
+    pub output: Vector,
+    /// Of each block.
+    pub gates: Vec<Gates>,
+    /// The mean of the blocks' losses; 0 where no segmentation follows it.
+    pub loss: f64,
+    /// Tokens of the segment that ended with this one.
+    pub segment: Option<usize>,
 }
 
 impl<'a> Model<'a> {
@@ -65,19 +77,26 @@ impl<'a> Model<'a> {
         self.embed.dot(&x) + &self.embed_bias
     }
 
-    /// One token, from its embedding `[D]` to the output `[O]`.
-    pub fn step(&mut self, mut x: Vector) -> Vector {
-        let mut losses = Vec::new();
+    /// One token, from its embedding `[D]`.
+    pub fn step(&mut self, mut x: Vector) -> Step {
+        let (mut losses, mut gates) = (Vec::new(), Vec::new());
         for block in &mut self.blocks {
             let step = block.step(x);
             x = step.y;
             losses.extend(step.loss);
+            gates.push(step.gates);
         }
         let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-        if self.clock.tick(loss).is_some() {
+        let segment = self.clock.tick(loss);
+        if segment.is_some() {
             self.blocks.iter_mut().for_each(Block::end_segment);
         }
-        let y = self.head.apply(&self.final_norm.apply(&x));
+        Step { output: self.answer(&x), gates, loss, segment }
+    }
+
+    /// The head's answer to the last block's output `[D]`: `[O]`, in its units.
+    fn answer(&self, x: &Vector) -> Vector {
+        let y = self.head.apply(&self.final_norm.apply(x));
         match self.spec.head.scale() {
             Some((mean, std)) => {
                 let in_f64 = |list: &[f32]| Vector::from_iter(list.iter().map(|&x| f64::from(x)));

@@ -1,7 +1,7 @@
 //! One call of a memory function: a graph's tensors on one side, the kernel's slices on the other. Both backends
 //! come through here, so that there is one kernel and one reading of the seam.
 
-use mcedge_models::contract::{MemoryFunction, Role};
+use mcedge_models::contract::{Lead, MemoryFunction, Role};
 use smallvec::SmallVec;
 
 use super::Cells;
@@ -14,6 +14,9 @@ pub(crate) type Short<T> = SmallVec<[T; 24]>;
 pub(crate) struct Call {
     function: MemoryFunction,
     inputs: Vec<Input>,
+    outputs: Vec<Role>,
+    /// Whether each of the function's tensors is carried.
+    tensors: Vec<bool>,
     /// Slots of the cache.
     capacity: usize,
     kernel: Kernel,
@@ -22,7 +25,8 @@ pub(crate) struct Call {
 /// One input of the function.
 struct Input {
     role: Role,
-    /// Its elements a stream; a token, for those that have one row a token.
+    lead: Lead,
+    /// Its elements: a token's, a stream's, or all.
     elements: usize,
 }
 
@@ -42,17 +46,14 @@ pub(crate) enum CallError {
 
 impl Call {
     pub(crate) fn new(function: &MemoryFunction, capacity: usize) -> Self {
-        let tensors = function.tensors();
-        let state = |i: usize| function.num_heads * tensors[i].shape.iter().product::<usize>();
-        let elements = |role: Role| match role {
-            Role::Q | Role::K | Role::V | Role::U | Role::Y => function.num_heads * function.head_size,
-            Role::State(i) => state(i),
-            Role::Cache(i) => state(i) * capacity,
-            Role::SegmentLength | Role::CacheLength => 1,
+        let input = |role: Role| {
+            let (lead, tail) = function.shape(role, capacity);
+            Input { role, lead, elements: tail.iter().product() }
         };
-        let input = |role: Role| Input { role, elements: elements(role) };
         Self {
             inputs: function.inputs().into_iter().map(input).collect(),
+            outputs: function.outputs(),
+            tensors: function.tensors().iter().map(|tensor| tensor.carried).collect(),
             function: function.clone(),
             capacity,
             kernel: Kernel::new(function, capacity),
@@ -71,15 +72,13 @@ impl Call {
         inputs: &[Cells<'_>],
         outputs: &mut [&mut [f32]],
     ) -> Result<(), CallError> {
-        let whole = |elements: usize| batch > 0 && elements.is_multiple_of(batch);
-        let sizes = inputs.iter().map(Cells::len).chain(outputs.iter().map(|output| output.len()));
-        if let Some((index, found)) = sizes.enumerate().find(|(_, elements)| !whole(*elements)) {
+        let divides = |elements: usize| batch > 0 && elements.is_multiple_of(batch);
+        let of_streams = self.inputs.iter().zip(inputs).filter(|(input, _)| input.lead != Lead::Whole);
+        let sizes = of_streams.map(|(_, cells)| cells.len()).chain(outputs.iter().map(|output| output.len()));
+        if let Some((index, found)) = sizes.enumerate().find(|(_, elements)| !divides(*elements)) {
             return Err(CallError::Size { index, found, expected: batch });
         }
-        for stream in 0..batch {
-            self.run_stream(stream, batch, inputs, outputs)?;
-        }
-        Ok(())
+        (0..batch).try_for_each(|stream| self.run_stream(stream, batch, inputs, outputs))
     }
 
     fn run_stream(
@@ -89,14 +88,16 @@ impl Call {
         inputs: &[Cells<'_>],
         outputs: &mut [&mut [f32]],
     ) -> Result<(), CallError> {
-        let mut view = Stream::default();
-        // Rows of q, and so tokens, of which there is one at least: the door of what the kernel takes for granted.
-        let tokens = inputs.first().map_or(0, |q| q.len() / batch / self.inputs[0].elements.max(1)).max(1);
+        let mut view = Stream { past: self.tensors.iter().map(|_| &[][..]).collect(), ..Stream::default() };
+        // Rows of the first input, and so tokens, of which there is one at least: the door of what the kernel takes for
+        // granted.
+        let tokens =
+            inputs.first().map_or(0, |rows| rows.len() / batch / self.inputs[0].elements.max(1)).max(1);
         for (index, (input, cells)) in self.inputs.iter().zip(inputs).enumerate() {
-            let cells = row(*cells, stream, batch);
-            let expected = match input.role {
-                Role::Q | Role::K | Role::V | Role::U | Role::Y => tokens * input.elements,
-                _ => input.elements,
+            let (cells, expected) = match input.lead {
+                Lead::Token => (row(*cells, stream, batch), tokens * input.elements),
+                Lead::Stream => (row(*cells, stream, batch), input.elements),
+                Lead::Whole => (*cells, input.elements),
             };
             if cells.len() != expected {
                 return Err(CallError::Size { index, found: cells.len(), expected });
@@ -106,20 +107,36 @@ impl Call {
         if view.cache_length > self.capacity {
             return Err(CallError::Length { found: view.cache_length, capacity: self.capacity });
         }
-        let mut rows = outputs.iter_mut().map(|output| row_mut(output, stream, batch));
-        let y = rows.next().unwrap_or_default();
-        let mut present: Short<&mut [f32]> = rows.collect();
+        let (mut y, mut gates, mut loss): (&mut [f32], &mut [f32], &mut [f32]) = Default::default();
+        let mut present: Short<&mut [f32]> = Short::new();
+        for (role, output) in self.outputs.iter().zip(outputs) {
+            let output = row_mut(output, stream, batch);
+            match role {
+                Role::Gates => gates = output,
+                Role::Loss => loss = output,
+                Role::State(_) => present.push(output),
+                _ => y = output,
+            }
+        }
         self.kernel.run(Run {
             q: view.q,
             k: view.k,
             v: view.v,
             u: view.u,
+            x: view.x,
+            coefficients: &view.coefficients,
+            recurrent_weight: view.recurrent_weight,
+            recurrent_bias: view.recurrent_bias,
+            gate_weight: view.gate_weight,
+            gate_bias: view.gate_bias,
             past: &view.past,
             present: &mut present,
             segment_length: view.segment_length,
             cache: &view.cache,
             cache_length: view.cache_length,
             y,
+            gates,
+            loss,
         });
         Ok(())
     }
@@ -136,7 +153,13 @@ struct Stream<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    u: Option<&'a [f32]>,
+    u: &'a [f32],
+    x: &'a [f32],
+    coefficients: Short<&'a [f32]>,
+    recurrent_weight: &'a [f32],
+    recurrent_bias: &'a [f32],
+    gate_weight: &'a [f32],
+    gate_bias: &'a [f32],
     past: Short<&'a [f32]>,
     segment_length: usize,
     cache: Short<kernel::Cells<'a>>,
@@ -149,14 +172,28 @@ impl<'a> Stream<'a> {
             (Role::Q, Cells::F32(cells)) => self.q = cells,
             (Role::K, Cells::F32(cells)) => self.k = cells,
             (Role::V, Cells::F32(cells)) => self.v = cells,
-            (Role::U, Cells::F32(cells)) => self.u = Some(cells),
-            (Role::State(_), Cells::F32(cells)) => self.past.push(cells),
+            (Role::U, Cells::F32(cells)) => self.u = cells,
+            (Role::X, Cells::F32(cells)) => self.x = cells,
+            (Role::Coefficient(index), Cells::F32(cells)) => {
+                self.coefficients.resize(index, &[]);
+                self.coefficients.push(cells);
+            }
+            (Role::RecurrentWeight, Cells::F32(cells)) => self.recurrent_weight = cells,
+            (Role::RecurrentBias, Cells::F32(cells)) => self.recurrent_bias = cells,
+            (Role::GateWeight, Cells::F32(cells)) => self.gate_weight = cells,
+            (Role::GateBias, Cells::F32(cells)) => self.gate_bias = cells,
+            (Role::State(index), Cells::F32(cells)) => self.past[index] = cells,
             (Role::Cache(_), Cells::F32(cells)) => self.cache.push(kernel::Cells::F32(cells)),
             (Role::Cache(_), Cells::F16(cells)) => self.cache.push(kernel::Cells::F16(cells)),
+            (Role::Cache(_), Cells::I8(cells)) => self.cache.push(kernel::Cells::I8(cells, &[])),
+            (Role::Steps(_), Cells::F32(cells)) => match self.cache.last_mut() {
+                Some(kernel::Cells::I8(_, steps)) => *steps = cells,
+                _ => return Err("tensor after its cache of i8"),
+            },
             (Role::SegmentLength, Cells::I64(cells)) => self.segment_length = length(cells)?,
             (Role::CacheLength, Cells::I64(cells)) => self.cache_length = length(cells)?,
             (Role::SegmentLength | Role::CacheLength, _) => return Err("tensor of lengths, int64"),
-            (Role::Cache(_), _) => return Err("cache tensor, f32 or f16"),
+            (Role::Cache(_), _) => return Err("cache tensor, f32, f16 or i8"),
             _ => return Err("tensor of f32"),
         }
         Ok(())
@@ -172,6 +209,7 @@ fn row(cells: Cells<'_>, stream: usize, batch: usize) -> Cells<'_> {
     match cells {
         Cells::F32(cells) => Cells::F32(part(cells, stream, batch)),
         Cells::F16(cells) => Cells::F16(part(cells, stream, batch)),
+        Cells::I8(cells) => Cells::I8(part(cells, stream, batch)),
         Cells::I64(cells) => Cells::I64(part(cells, stream, batch)),
     }
 }
@@ -188,6 +226,7 @@ fn row_mut<'a>(cells: &'a mut &mut [f32], stream: usize, batch: usize) -> &'a mu
 
 #[cfg(test)]
 mod tests {
+    use mcedge_models::contract::Dtype;
     use mcedge_models::spec::{Aggregation, Caching, Context, FeatureMap, Init, Memory, Query, Segmentation};
 
     use super::*;
@@ -207,6 +246,8 @@ mod tests {
                 segmentation: Segmentation::Constant { size: 4 },
                 init: Init::Continue,
             },
+            cache_dtype: Dtype::F32,
+            gates: false,
         };
         Call::new(&function, 5)
     }

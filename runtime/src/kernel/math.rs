@@ -63,6 +63,27 @@ fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, DENSITY_AT_ZERO * e)
 }
 
+/// elu(x) + 1: x + 1 above 0, exp(x) below.
+#[inline(always)]
+pub(super) fn elu_plus_one(x: f32) -> f32 {
+    let below = exp_of_negative(if x > 0.0 { 0.0 } else { x });
+    if x > 0.0 { x + 1.0 } else { below }
+}
+
+/// 1 / (1 + exp(−x)), within 2e-7.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    let e = exp_of_negative(-x.abs());
+    (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
+}
+
+/// tanh(x), within 2e-7.
+#[inline(always)]
+pub(super) fn tanh(x: f32) -> f32 {
+    let e = exp_of_negative(-2.0 * x.abs());
+    ((1.0 - e) / (1.0 + e)).copysign(x)
+}
+
 /// GELU(x) = x Φ(x).
 #[inline(always)]
 pub(super) fn gelu(x: f32) -> f32 {
@@ -114,6 +135,21 @@ mod tests {
             assert_eq!(gelu_with_slope(-x), (-0.0, 0.0));
         }
         assert!(gelu(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn a_cells_functions_are_exact_to_2e_7() {
+        for x in grid() {
+            let x64 = f64::from(x);
+            let elu = if x64 > 0.0 { x64 + 1.0 } else { x64.exp() };
+            assert!((f64::from(elu_plus_one(x)) - elu).abs() < 4e-7, "elu({x}) + 1");
+            assert!((f64::from(sigmoid(x)) - 1.0 / (1.0 + (-x64).exp())).abs() < 2e-7, "σ({x})");
+            assert!((f64::from(tanh(x)) - x64.tanh()).abs() < 2e-7, "tanh({x})");
+        }
+        for (far, one) in [(1e4, 1.0), (f32::INFINITY, 1.0), (f32::NEG_INFINITY, -1.0)] {
+            assert_eq!((tanh(far), sigmoid(far)), (one, (one + 1.0) / 2.0));
+        }
+        assert!(tanh(f32::NAN).is_nan() && sigmoid(f32::NAN).is_nan() && elu_plus_one(f32::NAN).is_nan());
     }
 
     #[test]

@@ -8,9 +8,12 @@
 //! contiguous, streams by once a token and stays close between the tokens of a chunk. The least time a token can
 //! take is that of reading the state and the live checkpoints once and writing the state once.
 //!
-//! Linear memory is run as the deep memory of one layer that it is: the gradient of ½‖M k‖² with v in the place of
-//! M k is v kᵀ.
+//! Matrix memories (linear, SWLA, gated delta) are run as the deep memory of one layer that they are: the gradient of
+//! ½‖M k‖² with v in the place of M k is v kᵀ. A GRU or an LSTM steps all heads at once, so there tokens go outside and
+//! heads inside.
 
+mod attention;
+mod cell;
 mod math;
 mod ops;
 mod parameters;
@@ -24,7 +27,7 @@ use std::fmt;
 use half::f16;
 use mcedge_models::contract::MemoryFunction;
 
-use plan::{Plan, Scratch};
+use plan::{Kind, Plan, Scratch};
 use simd::{Simd, Task};
 
 /// The instructions that a kernel is made of.
@@ -68,6 +71,9 @@ pub enum Cells<'a> {
     F32(&'a [f32]),
     /// Rounded to half the bytes; each is widened as it is read.
     F16(&'a [f16]),
+    /// Rounded to a quarter of the bytes, with what an element of 1 stands for, memory by memory: for a cache
+    /// `[H, N, …]`, steps `[H, N]`.
+    I8(&'a [i8], &'a [f32]),
 }
 
 impl<'a> Cells<'a> {
@@ -76,6 +82,7 @@ impl<'a> Cells<'a> {
         match self {
             Cells::F32(cells) => cells.len(),
             Cells::F16(cells) => cells.len(),
+            Cells::I8(cells, _) => cells.len(),
         }
     }
 
@@ -84,20 +91,30 @@ impl<'a> Cells<'a> {
         self.len() == 0
     }
 
-    /// Elements `index * len..` of which there are `len`.
+    /// What an element of 1 stands for in the first memory.
+    #[inline(always)]
+    fn step(self) -> f32 {
+        match self {
+            Cells::F32(_) | Cells::F16(_) => 1.0,
+            Cells::I8(_, steps) => steps[0],
+        }
+    }
+
+    /// Elements `index * len..` of which there are `len`: all that memory `index` has of this tensor.
     #[inline(always)]
     fn block(self, index: usize, len: usize) -> Cells<'a> {
         match self {
             Cells::F32(cells) => Cells::F32(&cells[index * len..][..len]),
             Cells::F16(cells) => Cells::F16(&cells[index * len..][..len]),
+            Cells::I8(cells, steps) => Cells::I8(&cells[index * len..][..len], &steps[index..=index]),
         }
     }
 }
 
 /// One stream's tensors for one run over T ≥ 1 tokens, all inside one segment.
 ///
-/// D is d_model, H heads of size dh, N the capacity.
-#[derive(Debug)]
+/// D is d_model, H heads of size dh, N the capacity. What a function does not take is empty.
+#[derive(Debug, Default)]
 pub struct Run<'a, 'b> {
     /// `[T, D]`.
     pub q: &'a [f32],
@@ -105,11 +122,25 @@ pub struct Run<'a, 'b> {
     pub k: &'a [f32],
     /// `[T, D]`.
     pub v: &'a [f32],
-    /// `[T, D]`; present exactly when scores are made with u.
-    pub u: Option<&'a [f32]>,
-    /// The state before the run, in the order of [`MemoryFunction::tensors`], each `[H, …]`.
+    /// `[T, D]`, when scores are made with u.
+    pub u: &'a [f32],
+    /// `[T, G · D]`, of a GRU or an LSTM.
+    pub x: &'a [f32],
+    /// `[T, H]` each, in the order of the memory's [coefficients](mcedge_models::spec::Memory::coefficients); empty
+    /// for a number, and a list shorter than that ends in numbers.
+    pub coefficients: &'b [&'a [f32]],
+    /// Of a GRU or an LSTM: W_hh `[G · D, D]`.
+    pub recurrent_weight: &'a [f32],
+    /// b_hh `[G · D]`.
+    pub recurrent_bias: &'a [f32],
+    /// Of the aggregation `sigmoid`: W_g `[D, 2 D]`.
+    pub gate_weight: &'a [f32],
+    /// b_g `[D]`.
+    pub gate_bias: &'a [f32],
+    /// The state before the run, in the order of [`MemoryFunction::tensors`], each `[H, …]`; empty for one that is not
+    /// carried.
     pub past: &'b [&'a [f32]],
-    /// The state after it, likewise; what it held does not matter.
+    /// The state after it, likewise, all of them; what it held does not matter.
     pub present: &'b mut [&'a mut [f32]],
     /// Tokens in the online segment before the run; matters only to scores with mean contexts.
     pub segment_length: usize,
@@ -119,6 +150,10 @@ pub struct Run<'a, 'b> {
     pub cache_length: usize,
     /// `[T, D]`: the answer; what it held does not matter.
     pub y: &'b mut [f32],
+    /// `[T, H, N + 1]` when the function [has gates](MemoryFunction::has_gates); what it held does not matter.
+    pub gates: &'b mut [f32],
+    /// `[T, H]` when the function [has a loss](MemoryFunction::has_loss); what it held does not matter.
+    pub loss: &'b mut [f32],
 }
 
 /// A memory function for one stream at a time, with all memory it needs.
@@ -131,10 +166,6 @@ pub struct Kernel {
 
 impl Kernel {
     /// For caches of `capacity` slots, with the best instructions of this CPU.
-    ///
-    /// # Panics
-    ///
-    /// When the function is [unsupported](MemoryFunction::unsupported).
     pub fn new(function: &MemoryFunction, capacity: usize) -> Self {
         Self::with_isa(function, capacity, Isa::detect())
     }
@@ -143,7 +174,7 @@ impl Kernel {
     ///
     /// # Panics
     ///
-    /// When this CPU has not got them, or as [`Kernel::new`].
+    /// When this CPU has not got them.
     pub fn with_isa(function: &MemoryFunction, capacity: usize, isa: Isa) -> Self {
         assert!(isa.is_available(), "{isa} on a CPU without it");
         let plan = Plan::new(function, capacity);
@@ -178,12 +209,36 @@ impl Task for RunTask<'_, '_, '_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { plan, scratch, mut run } = self;
         let tokens = run.y.len() / plan.d_model();
-        for head in 0..plan.heads {
-            for token in 0..tokens {
-                plan.normalize(simd, scratch, &run, head, token);
-                write::write(simd, plan, scratch, &mut run, head, token);
-                read::read(simd, plan, scratch, &mut run, head, token);
+        match plan.kind {
+            Kind::Layers => {
+                for (head, token) in pairs(plan.heads, tokens) {
+                    plan.normalize(simd, scratch, &run, head, token);
+                    write::write(simd, plan, scratch, &mut run, head, token);
+                    read::read(simd, plan, scratch, &mut run, head, token);
+                }
+            }
+            Kind::Attention { window } => {
+                for (head, token) in pairs(plan.heads, tokens) {
+                    plan.normalize(simd, scratch, &run, head, token);
+                    attention::step(simd, plan, window, scratch, &mut run, head, token);
+                }
+            }
+            Kind::Gru | Kind::Lstm => {
+                for (token, head) in pairs(tokens, plan.heads) {
+                    if head == 0 {
+                        cell::step(simd, plan, scratch, &mut run, token);
+                    }
+                    plan.normalize(simd, scratch, &run, head, token);
+                    write::add_to_context(simd, plan, scratch, &mut run, head, token);
+                    read::read(simd, plan, scratch, &mut run, head, token);
+                }
             }
         }
     }
+}
+
+/// All (i, j) with i < `outer`, j < `inner`; j runs faster.
+#[inline(always)]
+fn pairs(outer: usize, inner: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..outer).flat_map(move |i| (0..inner).map(move |j| (i, j)))
 }

@@ -1,6 +1,7 @@
 //! Loops over vectors and row-major matrices whose lengths need not be whole vectors.
 
 use half::f16;
+use mcedge_models::spec::FeatureMap;
 
 use super::math;
 use super::simd::{LANES, Simd};
@@ -30,6 +31,15 @@ impl Cell for f16 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, cells: &[f16; LANES]) -> S::V {
         simd.load_f16(cells)
+    }
+}
+
+impl Cell for i8 {
+    const ZERO: i8 = 0;
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, cells: &[i8; LANES]) -> S::V {
+        simd.load_i8(cells)
     }
 }
 
@@ -198,6 +208,16 @@ pub(super) fn add_scaled<S: Simd, A: Cell>(simd: S, a: f32, x: &[A], y: &mut [f3
         for (y, product) in y_tail.iter_mut().zip(product) {
             *y += product;
         }
+    }
+}
+
+/// y = φ(x).
+#[inline(always)]
+pub(super) fn map(map: FeatureMap, x: &[f32], y: &mut [f32]) {
+    match map {
+        FeatureMap::Identity => y.copy_from_slice(x),
+        FeatureMap::Relu => y.iter_mut().zip(x).for_each(|(y, x)| *y = x.max(0.0)),
+        FeatureMap::Elu1 => y.iter_mut().zip(x).for_each(|(y, x)| *y = math::elu_plus_one(*x)),
     }
 }
 

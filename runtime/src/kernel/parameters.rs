@@ -70,6 +70,14 @@ impl<T: Tensor> Parameters<'_, T> {
         }
     }
 
+    /// zᵀx of the normaliser z `[dh]`, tensor `index`.
+    #[inline(always)]
+    pub(super) fn normalizer<S: Simd>(&self, simd: S, plan: &Plan, index: usize, x: &[f32]) -> f32 {
+        let mut product = [0.0];
+        matvec(simd, self.tensors[index].cells().block(self.index, plan.head_size), x, &mut product);
+        product[0]
+    }
+
     /// Runs the layers but the last on `inputs[0]`: fills the inputs after it and, where wanted, the slopes.
     #[inline(always)]
     pub(super) fn hidden<S: Simd, const SLOPES: bool>(&self, simd: S, plan: &Plan, scratch: &mut Scratch) {
@@ -91,29 +99,37 @@ impl<T: Tensor> Parameters<'_, T> {
     }
 }
 
-/// [`ops::matvec`] for either type of cells.
+/// [`ops::matvec`] for any type of cells.
 #[inline(always)]
 pub(super) fn matvec<S: Simd>(simd: S, w: Cells<'_>, x: &[f32], y: &mut [f32]) {
     match w {
         Cells::F32(w) => ops::matvec(simd, w, x, y),
         Cells::F16(w) => ops::matvec(simd, w, x, y),
+        Cells::I8(w, steps) => {
+            ops::matvec(simd, w, x, y);
+            for y in y {
+                *y *= steps[0];
+            }
+        }
     }
 }
 
-/// [`ops::add_matvec`] for either type of cells.
+/// [`ops::add_matvec`] of `w` over its [step](Cells::step), for any type of cells.
 #[inline(always)]
 pub(super) fn add_matvec<S: Simd>(simd: S, w: Cells<'_>, x: &[f32], sums: &mut [ops::Lanes]) {
     match w {
         Cells::F32(w) => ops::add_matvec(simd, w, x, sums),
         Cells::F16(w) => ops::add_matvec(simd, w, x, sums),
+        Cells::I8(w, _) => ops::add_matvec(simd, w, x, sums),
     }
 }
 
-/// [`ops::add_scaled`] for either type of cells.
+/// [`ops::add_scaled`] for any type of cells.
 #[inline(always)]
 pub(super) fn add_scaled<S: Simd>(simd: S, a: f32, x: Cells<'_>, y: &mut [f32]) {
     match x {
         Cells::F32(x) => ops::add_scaled(simd, a, x, y),
         Cells::F16(x) => ops::add_scaled(simd, a, x, y),
+        Cells::I8(x, steps) => ops::add_scaled(simd, a * steps[0], x, y),
     }
 }

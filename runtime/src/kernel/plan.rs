@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use mcedge_models::contract::{MemoryFunction, MemoryTensor};
-use mcedge_models::spec::{Aggregation, Coefficient, Context, Deep, Memory, Objective, Query, Sign};
+use mcedge_models::contract::{Lead, MemoryFunction, MemoryTensor, Role};
+use mcedge_models::spec::{
+    Aggregation, Coefficient, Context, Deep, FeatureMap, Memory, Objective, Query, Sign,
+};
 
-use super::Run;
 use super::ops::{self, Lanes, Step};
 use super::simd::{LANES, Simd};
+use super::{Cells, Run};
 
 /// One layer of a memory: y = W x + b.
 #[derive(Clone, Debug)]
@@ -29,15 +31,62 @@ impl Layer {
     }
 }
 
-/// The gradient of the memory's loss by its output.
+/// What the write steps along, as a vector of the memory's output.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Error {
-    /// 2 (M(k) − v).
+    /// 2 (M(k) − v), the gradient of the loss.
     L2,
-    /// −v.
+    /// −v, the gradient of the loss.
     Dot,
-    /// v: not a loss, but what linear memory writes.
+    /// v: not a gradient, but what matrix memories write.
     Value,
+    /// v − α M k: what the delta rule writes.
+    Delta,
+}
+
+/// How a memory is run.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// Head by head, as layers that are stepped and answer: matrix memories have one.
+    Layers,
+    /// All heads at once; a head reads its part of h.
+    Gru,
+    /// As `Gru`.
+    Lstm,
+    /// Head by head, over a window of tokens.
+    Attention {
+        /// Tokens.
+        window: usize,
+    },
+}
+
+/// What a token's coefficients are to the step of a write.
+#[derive(Clone, Copy, Debug)]
+enum Rule {
+    /// M + v kᵀ.
+    Sum,
+    /// α M + λ v kᵀ: coefficients 0 and 2; 1 is β, of the token before.
+    Swla,
+    /// α M + β (…) kᵀ: coefficients 0 and 1.
+    Delta,
+    /// Coefficient 1 is the retention, and 0 times `factor` the rate.
+    Deep {
+        /// Of the step size in the rate.
+        factor: f32,
+        /// Of the momentum.
+        momentum: f32,
+        /// Of s in w.
+        sign: f32,
+    },
+}
+
+/// The normaliser z of linear memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Normalizer {
+    /// Its index among the state tensors.
+    pub(super) state: usize,
+    /// Its index among the cached tensors; of no meaning without a cache.
+    pub(super) cached: usize,
 }
 
 /// Where contexts are, and how they become scores.
@@ -76,58 +125,87 @@ pub(super) struct Plan {
     pub(super) head_size: usize,
     /// Slots, N.
     pub(super) capacity: usize,
-    pub(super) normalize_qk: bool,
-    /// At least one; GELU stands between them.
+    normalize_qk: bool,
+    pub(super) feature_map: FeatureMap,
+    pub(super) kind: Kind,
+    /// At least one under [`Kind::Layers`], with GELU between them; else none.
     pub(super) layers: Vec<Layer>,
     /// Whether the memory's input is added to its output.
     pub(super) skip: bool,
     pub(super) error: Error,
-    pub(super) step: Step,
-    /// Parameter tensors; where there is momentum, that of tensor i is tensor `parameters + i`.
+    rule: Rule,
+    /// In the order of [`Memory::coefficients`].
+    coefficients: Vec<Coefficient>,
+    /// The layers' tensors; where there is momentum, that of tensor i is tensor `parameters + i`.
     pub(super) parameters: usize,
     pub(super) has_momentum: bool,
+    pub(super) normalizer: Option<Normalizer>,
+    /// Index of the previous token's k among the state tensors, of SWLA; its v is the next.
+    pub(super) previous: Option<usize>,
     pub(super) weights: Weights,
+    /// Whether reads are gated by h and each h_i, channel by channel.
+    pub(super) sigmoid: bool,
     /// Whether parameters are averaged, not answers.
     pub(super) soup: bool,
+    /// Whether the averaged memory's normaliser divides, not each memory's own.
+    pub(super) normalizes_soup: bool,
     /// Whether checkpoints are read.
     pub(super) cached: bool,
-    /// Elements of each state tensor, `[H, …]`.
-    state_lengths: Vec<usize>,
+    /// The inputs and outputs of which there is a row a token, and their columns.
+    rows: Lengths,
+    /// Those that all streams share, and their elements.
+    weights_lengths: Lengths,
+    /// Elements of each state tensor, `[H, …]`, and whether there is a past of it.
+    state_lengths: Vec<(usize, bool)>,
     /// Elements of each cached tensor, `[H, N, …]`.
     cache_lengths: Vec<usize>,
 }
 
 impl Plan {
     pub(super) fn new(function: &MemoryFunction, capacity: usize) -> Self {
-        if let Some(feature) = function.unsupported() {
-            panic!("no kernel for {feature}");
-        }
         let tensors = function.tensors();
         let elements = |tensor: &MemoryTensor| function.num_heads * tensor.shape.iter().product::<usize>();
+        let find = |name: &str| tensors.iter().position(|tensor| tensor.name == name);
+        let cached: Vec<&MemoryTensor> = tensors.iter().filter(|tensor| tensor.cached).collect();
+        let cached_index = |index: usize| tensors[..index].iter().filter(|tensor| tensor.cached).count();
         let deep = function.memory.deep();
-        let layers = layers(function.head_size, deep);
-        let has_momentum = deep.is_some_and(|deep| deep.momentum != 0.0);
-        let parameters = layers.iter().map(|layer| 1 + usize::from(layer.bias.is_some())).sum();
+        let kind = kind(&function.memory);
+        let layers = if matches!(kind, Kind::Layers) { layers(function.head_size, deep) } else { Vec::new() };
+        let aggregation = function.caching.aggregation;
+        let normalized = matches!(function.memory, Memory::Linear { normalized: true, .. });
+        let swla = matches!(function.memory, Memory::Swla { .. });
+        let (rows, weights_lengths) = row_lengths(function, capacity);
         Self {
             heads: function.num_heads,
             head_size: function.head_size,
             capacity,
             normalize_qk: function.normalize_qk,
-            skip: deep.is_some_and(|deep| deep.skip),
-            error: match deep.map(|deep| deep.objective) {
-                Some(Objective::L2) => Error::L2,
-                Some(Objective::Dot) => Error::Dot,
-                None => Error::Value,
+            feature_map: match function.memory {
+                Memory::Linear { feature_map, .. } => feature_map,
+                _ => FeatureMap::Identity,
             },
-            step: step(&function.memory),
-            parameters,
-            has_momentum,
-            weights: weights(function, tensors.len() - 1, parameters),
-            // The answer of one layer is linear in its parameters: the soup's is that of `grm`, and needs no soup.
-            soup: function.caching.aggregation == Aggregation::Soup && layers.len() > 1,
+            kind,
+            skip: deep.is_some_and(|deep| deep.skip),
+            error: error(&function.memory),
+            rule: rule(&function.memory),
+            coefficients: function.memory.coefficients().into_iter().map(|(_, value)| value).collect(),
+            parameters: layers.iter().map(|layer| 1 + usize::from(layer.bias.is_some())).sum(),
+            has_momentum: deep.is_some_and(|deep| deep.momentum != 0.0),
+            normalizer: find("z")
+                .filter(|_| normalized)
+                .map(|state| Normalizer { state, cached: cached_index(state) }),
+            previous: find("k").filter(|_| swla),
+            weights: weights(function, tensors.len() - 1, cached.len().saturating_sub(1)),
+            sigmoid: aggregation == Aggregation::Sigmoid,
+            // The answer of one layer is linear in its parameters, and a cell's is its h: the soup's is that of `grm`,
+            // and needs no soup.
+            soup: aggregation == Aggregation::Soup && layers.len() > 1,
+            normalizes_soup: aggregation == Aggregation::Soup,
             cached: function.is_cached(),
-            state_lengths: tensors.iter().map(elements).collect(),
-            cache_lengths: tensors.iter().filter(|t| t.cached).map(|t| capacity * elements(t)).collect(),
+            rows,
+            weights_lengths,
+            state_lengths: tensors.iter().map(|tensor| (elements(tensor), tensor.carried)).collect(),
+            cache_lengths: cached.into_iter().map(|tensor| capacity * elements(tensor)).collect(),
             layers,
         }
     }
@@ -149,21 +227,52 @@ impl Plan {
         if self.cached { run.cache_length } else { 0 }
     }
 
+    /// A token's coefficient for a head.
+    #[inline(always)]
+    pub(super) fn coefficient(&self, run: &Run<'_, '_>, index: usize, head: usize, token: usize) -> f32 {
+        match self.coefficients[index] {
+            Coefficient::Constant(value) => value,
+            Coefficient::Input(_) => run.coefficients[index][token * self.heads + head],
+        }
+    }
+
+    /// The step of a token's write.
+    #[inline(always)]
+    pub(super) fn step(&self, run: &Run<'_, '_>, head: usize, token: usize) -> Step {
+        let coefficient = |index| self.coefficient(run, index, head, token);
+        match self.rule {
+            Rule::Sum => Step { retention: 1.0, momentum: 0.0, rate: 1.0, sign: 1.0 },
+            Rule::Swla => Step { retention: coefficient(0), momentum: 0.0, rate: coefficient(2), sign: 1.0 },
+            Rule::Delta => Step { retention: coefficient(0), momentum: 0.0, rate: coefficient(1), sign: 1.0 },
+            Rule::Deep { factor, momentum, sign } => {
+                Step { retention: coefficient(1), momentum, rate: factor * coefficient(0), sign }
+            }
+        }
+    }
+
     /// Asserts that every tensor is there and has its length.
     pub(super) fn check(&self, run: &Run<'_, '_>) {
-        let elements = run.y.len();
-        let d_model = self.d_model();
+        let (elements, d_model) = (run.y.len(), self.d_model());
         assert!(elements > 0 && elements.is_multiple_of(d_model), "y has {elements}, d_model is {d_model}");
-        for (name, x) in [("q", run.q), ("k", run.k), ("v", run.v), ("u", run.u.unwrap_or(run.q))] {
-            assert_eq!(x.len(), elements, "elements of {name} and y");
+        let tokens = elements / d_model;
+        for &(role, columns) in &self.rows {
+            assert_eq!(
+                row_tensor(run, role).len(),
+                tokens * columns,
+                "elements of {role:?}, {tokens} tokens"
+            );
         }
-        assert_eq!(run.u.is_some(), matches!(self.weights, Weights::Gates(s) if s.with_u), "u is there");
-        assert!(run.past.iter().map(|x| x.len()).eq(self.state_lengths.iter().copied()), "past's lengths");
-        assert!(
-            run.present.iter().map(|x| x.len()).eq(self.state_lengths.iter().copied()),
-            "present's lengths"
-        );
+        for &(role, expected) in &self.weights_lengths {
+            assert_eq!(row_tensor(run, role).len(), expected, "elements of {role:?}");
+        }
+        let past = self.state_lengths.iter().map(|&(length, carried)| if carried { length } else { 0 });
+        assert!(run.past.iter().map(|x| x.len()).eq(past), "past's lengths");
+        let present = self.state_lengths.iter().map(|&(length, _)| length);
+        assert!(run.present.iter().map(|x| x.len()).eq(present), "present's lengths");
         assert!(run.cache.iter().map(|x| x.len()).eq(self.cache_lengths.iter().copied()), "cache's lengths");
+        let memories = self.heads * self.capacity;
+        let has_steps = |cells: &Cells<'_>| !matches!(cells, Cells::I8(_, steps) if steps.len() != memories);
+        assert!(run.cache.iter().all(has_steps), "cache's steps");
         assert!(
             run.cache_length <= self.capacity || !self.cached,
             "{} live slots of {}",
@@ -172,7 +281,7 @@ impl Plan {
         );
     }
 
-    /// The token's q and k, normalised if so wanted, into the scratch.
+    /// The token's q and k, those that there are, normalised if so wanted, into the scratch.
     #[inline(always)]
     pub(super) fn normalize<S: Simd>(
         &self,
@@ -184,7 +293,8 @@ impl Plan {
     ) {
         let part = self.part(head, token);
         for (x, source) in [(&mut scratch.q, run.q), (&mut scratch.k, run.k)] {
-            x.copy_from_slice(&source[part.clone()]);
+            let Some(source) = source.get(part.clone()) else { continue };
+            x.copy_from_slice(source);
             if self.normalize_qk {
                 let scale = 1.0 / ops::dot(simd, x, x).sqrt().max(1e-6);
                 for x in x {
@@ -192,6 +302,62 @@ impl Plan {
                 }
             }
         }
+    }
+}
+
+/// Tensors by role, with a number of elements.
+type Lengths = Vec<(Role, usize)>;
+
+/// The inputs and outputs with a row a token, with their columns, and those that all streams share, with their elements.
+fn row_lengths(function: &MemoryFunction, capacity: usize) -> (Lengths, Lengths) {
+    let (mut rows, mut shared) = (Vec::new(), Vec::new());
+    for role in function.inputs().into_iter().chain(function.outputs()) {
+        let (lead, tail) = function.shape(role, capacity);
+        let elements = tail.iter().product();
+        match lead {
+            Lead::Token => rows.push((role, elements)),
+            Lead::Whole => shared.push((role, elements)),
+            Lead::Stream => {}
+        }
+    }
+    (rows, shared)
+}
+
+/// The tensor of a role that is no state and no cache.
+fn row_tensor<'r>(run: &'r Run<'_, '_>, role: Role) -> &'r [f32] {
+    match role {
+        Role::Q => run.q,
+        Role::K => run.k,
+        Role::V => run.v,
+        Role::U => run.u,
+        Role::X => run.x,
+        Role::Coefficient(index) => run.coefficients.get(index).copied().unwrap_or_default(),
+        Role::RecurrentWeight => run.recurrent_weight,
+        Role::RecurrentBias => run.recurrent_bias,
+        Role::GateWeight => run.gate_weight,
+        Role::GateBias => run.gate_bias,
+        Role::Y => run.y,
+        Role::Gates => run.gates,
+        Role::Loss => run.loss,
+        Role::State(_) | Role::Cache(_) | Role::Steps(_) | Role::SegmentLength | Role::CacheLength => &[],
+    }
+}
+
+fn kind(memory: &Memory) -> Kind {
+    match *memory {
+        Memory::Gru {} => Kind::Gru,
+        Memory::Lstm {} => Kind::Lstm,
+        Memory::Attention { window } => Kind::Attention { window },
+        _ => Kind::Layers,
+    }
+}
+
+fn error(memory: &Memory) -> Error {
+    match (memory, memory.deep().map(|deep| deep.objective)) {
+        (_, Some(Objective::L2)) => Error::L2,
+        (_, Some(Objective::Dot)) => Error::Dot,
+        (Memory::GatedDelta { correction: true, .. }, _) => Error::Delta,
+        _ => Error::Value,
     }
 }
 
@@ -208,18 +374,17 @@ fn layers(head_size: usize, deep: Option<&Deep>) -> Vec<Layer> {
     sizes.windows(2).enumerate().map(layer).collect()
 }
 
-fn step(memory: &Memory) -> Step {
-    let Some(deep) = memory.deep() else {
-        return Step { retention: 1.0, momentum: 0.0, rate: 1.0, sign: 1.0 };
-    };
-    let constant = |coefficient: Coefficient| coefficient.constant().expect("a supported function");
-    let size = constant(deep.step_size);
-    let (rate, sign) = match (memory, deep.sign) {
-        (Memory::Dla(_), _) => (size, -1.0),
-        (_, Some(Sign::Paper)) => (-size, -1.0),
-        (_, Some(Sign::Descent) | None) => (-size, 1.0),
-    };
-    Step { retention: constant(deep.retention), momentum: deep.momentum, rate, sign }
+fn rule(memory: &Memory) -> Rule {
+    match memory {
+        Memory::Swla { .. } => Rule::Swla,
+        Memory::GatedDelta { .. } => Rule::Delta,
+        Memory::Dla(deep) => Rule::Deep { factor: 1.0, momentum: deep.momentum, sign: -1.0 },
+        Memory::Titans(deep) => {
+            let sign = if deep.sign == Some(Sign::Paper) { -1.0 } else { 1.0 };
+            Rule::Deep { factor: -1.0, momentum: deep.momentum, sign }
+        }
+        _ => Rule::Sum,
+    }
 }
 
 fn weights(function: &MemoryFunction, context: usize, cached_contexts: usize) -> Weights {
@@ -257,12 +422,18 @@ pub(super) struct Scratch {
     pub(super) weighted: Box<[f32]>,
     /// The last layer's answers, weighted and summed but for the lanes, `[dh]`.
     pub(super) sums: Box<[Lanes]>,
-    /// Of the live checkpoints and, after them, the online memory, `[N + 1]`.
+    /// Of the live checkpoints and, after them, the online memory, `[N + 1]`; of attention, of the window's tokens.
     pub(super) weights: Box<[f32]>,
     /// Live slots, to be selected from, `[N]`.
     pub(super) slots: Box<[usize]>,
     /// The parameters of the mean memory, each `[…]` of one head; empty but for `soup`.
     pub(super) soup: Vec<Box<[f32]>>,
+    /// A cell's gates from h, `[G · D]`; empty without a cell.
+    pub(super) gates: Box<[f32]>,
+    /// The part of W_g [h; h_i] + b_g that is h's, `[D]`; empty but for `sigmoid`.
+    pub(super) gate: Box<[f32]>,
+    /// A checkpoint's gate and h, `[dh]` each; empty but for `sigmoid`.
+    pub(super) checkpoint: [Box<[f32]>; 2],
 }
 
 impl Scratch {
@@ -274,6 +445,14 @@ impl Scratch {
         let parameters = |layer: &Layer| {
             [Some(zeros(layer.weights())), layer.bias.map(|_| zeros(layer.rows))].into_iter().flatten()
         };
+        let d_model = plan.d_model();
+        let (gates, scores) = match plan.kind {
+            Kind::Gru => (3 * d_model, 0),
+            Kind::Lstm => (4 * d_model, 0),
+            Kind::Attention { window } => (0, window),
+            Kind::Layers => (0, 0),
+        };
+        let sigmoid = |len: usize| zeros(if plan.sigmoid { len } else { 0 });
         Self {
             q: zeros(plan.head_size),
             k: zeros(plan.head_size),
@@ -283,9 +462,12 @@ impl Scratch {
             weighted: inputs.last().cloned().unwrap_or_default(),
             inputs,
             sums: vec![[0.0; LANES]; plan.head_size].into_boxed_slice(),
-            weights: zeros(plan.capacity + 1),
+            weights: zeros(scores.max(plan.capacity + 1)),
             slots: vec![0; plan.capacity].into_boxed_slice(),
             soup: soup.iter().flat_map(parameters).collect(),
+            gates: zeros(gates),
+            gate: sigmoid(d_model),
+            checkpoint: [sigmoid(plan.head_size), sigmoid(plan.head_size)],
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::cmp::Ordering;
 
 use super::parameters::{self, Parameters, Tensor};
-use super::plan::{Plan, Scoring, Scratch, Weights};
+use super::plan::{Normalizer, Plan, Scoring, Scratch, Weights};
 use super::simd::{LANES, Simd};
-use super::{Run, ops};
+use super::{Run, cell, ops};
 
 /// Reads the memories at the token's q into y. A memory of weight 0 is not touched.
 #[inline(always)]
@@ -17,12 +17,26 @@ pub(super) fn read<S: Simd>(
     head: usize,
     token: usize,
 ) {
+    if plan.sigmoid {
+        return cell::read_sigmoid(simd, plan, scratch, run, head, token);
+    }
     weigh(simd, plan, scratch, run, head, token);
     let (live, part) = (plan.live(run), plan.part(head, token));
+    if !run.gates.is_empty() {
+        let gates = gates_of(plan, run.gates, head, token);
+        gates.fill(0.0);
+        gates[..live].copy_from_slice(&scratch.weights[..live]);
+        gates[plan.capacity] = scratch.weights[live];
+    }
+    if let Some(input) = scratch.inputs.first_mut() {
+        ops::map(plan.feature_map, &scratch.q, input);
+    }
+    if let Some(normalizer) = plan.normalizer {
+        normalize_weights(simd, plan, normalizer, scratch, run, head);
+    }
     let y = &mut run.y[part];
     y.fill(0.0);
     scratch.sums.fill([0.0; LANES]);
-    scratch.inputs[0].copy_from_slice(&scratch.q);
     for slot in 0..live {
         let checkpoint = Parameters { tensors: run.cache, index: head * plan.capacity + slot };
         add_memory(simd, plan, scratch, checkpoint, scratch.weights[slot], y);
@@ -33,6 +47,48 @@ pub(super) fn read<S: Simd>(
         read_soup(simd, plan, scratch, y);
     }
     ops::add_lane_sums(simd, &scratch.sums, y);
+}
+
+/// A head's and token's part of the gates, `[N + 1]`.
+#[inline(always)]
+pub(super) fn gates_of<'g>(plan: &Plan, gates: &'g mut [f32], head: usize, token: usize) -> &'g mut [f32] {
+    let row = plan.capacity + 1;
+    &mut gates[(token * plan.heads + head) * row..][..row]
+}
+
+/// Divides the weights by the normalisers: each by its own memory's, a soup's by the soup's.
+#[inline(always)]
+fn normalize_weights<S: Simd>(
+    simd: S,
+    plan: &Plan,
+    normalizer: Normalizer,
+    scratch: &mut Scratch,
+    run: &Run<'_, '_>,
+    head: usize,
+) {
+    let live = plan.live(run);
+    let input = &scratch.inputs[0];
+    let product = |memory: usize| {
+        if memory < live {
+            let checkpoint = Parameters { tensors: run.cache, index: head * plan.capacity + memory };
+            checkpoint.normalizer(simd, plan, normalizer.cached, input)
+        } else {
+            let online = Parameters { tensors: &*run.present, index: head };
+            online.normalizer(simd, plan, normalizer.state, input)
+        }
+    };
+    let mut of_soup = 0.0;
+    for (memory, weight) in scratch.weights[..=live].iter_mut().enumerate().filter(|(_, w)| **w != 0.0) {
+        if plan.normalizes_soup {
+            of_soup += *weight * product(memory);
+        } else {
+            *weight /= product(memory).max(1e-6);
+        }
+    }
+    if plan.normalizes_soup {
+        let scale = 1.0 / of_soup.max(1e-6);
+        scratch.weights[..=live].iter_mut().for_each(|weight| *weight *= scale);
+    }
 }
 
 /// The weights of the live checkpoints and of the online memory, into `weights[..=live]`.
@@ -64,10 +120,7 @@ fn score<S: Simd>(
     token: usize,
 ) {
     let (dh, live) = (plan.head_size, plan.live(run));
-    let u = match run.u {
-        Some(u) => &u[plan.part(head, token)],
-        None => &scratch.q,
-    };
+    let u = if scoring.with_u { &run.u[plan.part(head, token)] } else { &*scratch.q };
     let scores = &mut scratch.weights[..=live];
     if live > 0 {
         let contexts = run.cache[scoring.cached_contexts].block(head, plan.capacity * dh);
@@ -120,13 +173,19 @@ fn add_answer<S: Simd, T: Tensor>(
     weight: f32,
     y: &mut [f32],
 ) {
+    let Some(last) = plan.layers.len().checked_sub(1) else {
+        // A cell's answer is its h, the first of its tensors.
+        let h = memory.tensors[0].cells().block(memory.index, plan.head_size);
+        return parameters::add_scaled(simd, weight, h, y);
+    };
     memory.hidden::<S, false>(simd, plan, scratch);
-    let last = plan.layers.len() - 1;
     let (layer, input) = (&plan.layers[last], &scratch.inputs[last]);
+    let w = memory.weight(layer);
+    let factor = weight * w.step();
     for (weighted, x) in scratch.weighted.iter_mut().zip(input) {
-        *weighted = weight * x;
+        *weighted = factor * x;
     }
-    parameters::add_matvec(simd, memory.weight(layer), &scratch.weighted, &mut scratch.sums);
+    parameters::add_matvec(simd, w, &scratch.weighted, &mut scratch.sums);
     if let Some(bias) = memory.bias(layer) {
         parameters::add_scaled(simd, weight, bias, y);
     }

@@ -22,6 +22,8 @@ pub(super) trait Simd: Copy {
     fn load(self, x: &[f32; LANES]) -> Self::V;
     /// The lanes of `x`, exactly, as f32.
     fn load_f16(self, x: &[f16; LANES]) -> Self::V;
+    /// The lanes of `x`, exactly, as f32.
+    fn load_i8(self, x: &[i8; LANES]) -> Self::V;
     /// Writes the lanes to `x`.
     fn store(self, v: Self::V, x: &mut [f32; LANES]);
     /// a · b.
@@ -104,6 +106,11 @@ impl Simd for Portable {
             *v = widen(*x);
         }
         v
+    }
+
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> Self::V {
+        x.map(f32::from)
     }
 
     #[inline(always)]
@@ -197,6 +204,12 @@ mod x86 {
         fn load_f16(self, x: &[f16; LANES]) -> __m256 {
             // SAFETY: the token proves F16C; `x` is 16 readable bytes, and an unaligned load asks no more.
             unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
+        }
+
+        #[inline(always)]
+        fn load_i8(self, x: &[i8; LANES]) -> __m256 {
+            // SAFETY: the token proves AVX2; `x` is eight readable bytes, and the load asks no alignment.
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast()))) }
         }
 
         #[inline(always)]
@@ -300,6 +313,15 @@ mod arm {
         }
 
         #[inline(always)]
+        fn load_i8(self, x: &[i8; LANES]) -> Self::V {
+            // SAFETY: the token proves NEON; `x` is eight readable bytes.
+            unsafe {
+                let words = vmovl_s8(vld1_s8(x.as_ptr()));
+                [vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words))]
+            }
+        }
+
+        #[inline(always)]
         fn store(self, v: Self::V, x: &mut [f32; LANES]) {
             // SAFETY: the token proves NEON; `x` is eight writable f32.
             unsafe {
@@ -352,6 +374,29 @@ mod tests {
     impl Task for Widen<'_> {
         fn run<S: Simd>(self, simd: S) {
             simd.store(simd.load_f16(&self.from), self.to);
+        }
+    }
+
+    struct WidenBytes<'a> {
+        from: [i8; LANES],
+        to: &'a mut [f32; LANES],
+    }
+
+    impl Task for WidenBytes<'_> {
+        fn run<S: Simd>(self, simd: S) {
+            simd.store(simd.load_i8(&self.from), self.to);
+        }
+    }
+
+    #[test]
+    fn every_i8_is_widened_exactly() {
+        for isa in Isa::available() {
+            for start in i8::MIN..=i8::MAX - 7 {
+                let from = std::array::from_fn(|lane| start + lane as i8);
+                let mut widened = [0.0; LANES];
+                isa.run(WidenBytes { from, to: &mut widened });
+                assert_eq!(widened, from.map(f32::from), "{isa}");
+            }
         }
     }
 

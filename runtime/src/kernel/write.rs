@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::Run;
-use super::ops::{self, Update};
+use super::ops::{self, Step, Update};
 use super::parameters::{Parameters, Tensor};
 use super::plan::{Error, Plan, Scratch, Weights};
 use super::simd::Simd;
@@ -19,54 +19,164 @@ pub(super) fn write<S: Simd>(
     token: usize,
 ) {
     let value = &run.v[plan.part(head, token)];
-    scratch.inputs[0].copy_from_slice(&scratch.k);
+    let step = plan.step(run, head, token);
+    ops::map(plan.feature_map, &scratch.k, &mut scratch.inputs[0]);
+    let loss = (!run.loss.is_empty()).then(|| &mut run.loss[token * plan.heads + head]);
     if token == 0 {
         let before = Parameters { tensors: run.past, index: head };
-        output_error(simd, plan, scratch, before, value);
+        observe(simd, plan, scratch, before, value, step.retention, loss);
     } else {
         let before = Parameters { tensors: run.present, index: head };
-        output_error(simd, plan, scratch, before, value);
+        observe(simd, plan, scratch, before, value, step.retention, loss);
     }
     let past = (token == 0).then_some(run.past);
-    step_layers(simd, plan, scratch, past, run.present, head);
-    if let Weights::Gates(scoring) = plan.weights {
+    step_layers(simd, plan, step, scratch, past, run.present, head);
+    if let Some(index) = plan.previous {
+        let beta = plan.coefficient(run, 1, head, token);
+        add_previous(simd, plan, beta, past, run.present, index, head);
         let part = head * plan.head_size..(head + 1) * plan.head_size;
-        let present = &mut run.present[scoring.context][part.clone()];
-        if token == 0 {
-            present.copy_from_slice(&run.past[scoring.context][part]);
-        }
-        ops::add_scaled(simd, 1.0, &scratch.k, present);
+        run.present[index][part.clone()].copy_from_slice(&scratch.k);
+        run.present[index + 1][part].copy_from_slice(value);
+    }
+    if let Some(normalizer) = plan.normalizer {
+        add(simd, plan, run, normalizer.state, head, token, &scratch.inputs[0]);
+    }
+    add_to_context(simd, plan, scratch, run, head, token);
+}
+
+/// context ← context + k, when reads are gated.
+#[inline(always)]
+pub(super) fn add_to_context<S: Simd>(
+    simd: S,
+    plan: &Plan,
+    scratch: &Scratch,
+    run: &mut Run<'_, '_>,
+    head: usize,
+    token: usize,
+) {
+    if let Weights::Gates(scoring) = plan.weights {
+        add(simd, plan, run, scoring.context, head, token, &scratch.k);
     }
 }
 
-/// The loss's gradient by the memory's output, and with it all layers' inputs and slopes, for `inputs[0]` = k.
+/// Adds x `[dh]` to a head's part of state tensor `index`, `[H, dh]`.
 #[inline(always)]
-fn output_error<S: Simd, T: Tensor>(
+fn add<S: Simd>(
+    simd: S,
+    plan: &Plan,
+    run: &mut Run<'_, '_>,
+    index: usize,
+    head: usize,
+    token: usize,
+    x: &[f32],
+) {
+    let part = head * plan.head_size..(head + 1) * plan.head_size;
+    let present = &mut run.present[index][part.clone()];
+    if token == 0 {
+        present.copy_from_slice(&run.past[index][part]);
+    }
+    ops::add_scaled(simd, 1.0, x, present);
+}
+
+/// M ← M + β v₋₁k₋₁ᵀ: SWLA's other half, with the previous token's k at state tensor `index` and v behind it.
+#[inline(always)]
+fn add_previous<S: Simd>(
+    simd: S,
+    plan: &Plan,
+    beta: f32,
+    past: Option<&[&[f32]]>,
+    present: &mut [&mut [f32]],
+    index: usize,
+    head: usize,
+) {
+    let (size, matrix) = (plan.head_size, plan.layers[0].weights());
+    let part = head * size..(head + 1) * size;
+    let (m, previous) = present.split_at_mut(index);
+    let (k, v) = match past {
+        Some(past) => (&past[index][part.clone()], &past[index + 1][part]),
+        None => (&previous[0][part.clone()], &previous[1][part]),
+    };
+    let step = Step { retention: 1.0, momentum: 0.0, rate: beta, sign: 1.0 };
+    let w = &mut m[plan.layers[0].weight][head * matrix..(head + 1) * matrix];
+    ops::step(simd, step, v, k, Update { w_past: None, w, s_past: None, s: None }, None);
+}
+
+/// What the memory before the token makes of it: the loss, where wanted, and what the write steps along, with all
+/// layers' inputs and slopes, for `inputs[0]` = φ(k).
+#[inline(always)]
+fn observe<S: Simd, T: Tensor>(
     simd: S,
     plan: &Plan,
     scratch: &mut Scratch,
     before: Parameters<'_, T>,
     value: &[f32],
+    retention: f32,
+    loss: Option<&mut f32>,
+) {
+    if let Some(loss) = loss {
+        *loss = loss_of(simd, plan, scratch, &before, value);
+    }
+    output_error(simd, plan, scratch, &before, value, retention);
+}
+
+/// ‖M(k) − v‖², or −⟨M(k), v⟩ where that is the memory's objective.
+#[inline(always)]
+fn loss_of<S: Simd, T: Tensor>(
+    simd: S,
+    plan: &Plan,
+    scratch: &mut Scratch,
+    before: &Parameters<'_, T>,
+    value: &[f32],
+) -> f32 {
+    before.hidden::<S, false>(simd, plan, scratch);
+    answer(simd, plan, scratch, before);
+    let answer = &mut scratch.error[..plan.head_size];
+    if matches!(plan.error, Error::Dot) {
+        return -ops::dot(simd, answer, value);
+    }
+    let scale = match plan.normalizer {
+        Some(normalizer) => {
+            1.0 / before.normalizer(simd, plan, normalizer.state, &scratch.inputs[0]).max(1e-6)
+        }
+        None => 1.0,
+    };
+    for (answer, v) in answer.iter_mut().zip(value) {
+        *answer = *answer * scale - v;
+    }
+    ops::dot(simd, answer, answer)
+}
+
+/// M(k), but for a normaliser, into the first `dh` of `error`; the layers' inputs are there.
+#[inline(always)]
+fn answer<S: Simd, T: Tensor>(simd: S, plan: &Plan, scratch: &mut Scratch, before: &Parameters<'_, T>) {
+    let answer = &mut scratch.error[..plan.head_size];
+    let last = plan.layers.len() - 1;
+    before.apply(simd, &plan.layers[last], &scratch.inputs[last], answer);
+    if plan.skip {
+        ops::add_scaled(simd, 1.0, &scratch.k, answer);
+    }
+}
+
+/// What the write steps along, into the first `dh` of `error`, and with it all layers' inputs and slopes.
+#[inline(always)]
+fn output_error<S: Simd, T: Tensor>(
+    simd: S,
+    plan: &Plan,
+    scratch: &mut Scratch,
+    before: &Parameters<'_, T>,
+    value: &[f32],
+    retention: f32,
 ) {
     before.hidden::<S, true>(simd, plan, scratch);
-    let error = &mut scratch.error[..plan.head_size];
+    if matches!(plan.error, Error::L2 | Error::Delta) {
+        answer(simd, plan, scratch, before);
+    }
+    let error = scratch.error[..plan.head_size].iter_mut().zip(value);
     match plan.error {
-        Error::Value => error.copy_from_slice(value),
-        Error::Dot => {
-            for (error, v) in error.iter_mut().zip(value) {
-                *error = -v;
-            }
-        }
-        Error::L2 => {
-            let last = plan.layers.len() - 1;
-            before.apply(simd, &plan.layers[last], &scratch.inputs[last], error);
-            if plan.skip {
-                ops::add_scaled(simd, 1.0, &scratch.k, error);
-            }
-            for (error, v) in error.iter_mut().zip(value) {
-                *error = 2.0 * (*error - v);
-            }
-        }
+        Error::Value => error.for_each(|(error, v)| *error = *v),
+        Error::Dot => error.for_each(|(error, v)| *error = -v),
+        Error::L2 => error.for_each(|(error, v)| *error = 2.0 * (*error - v)),
+        Error::Delta => error.for_each(|(error, v)| *error = v - retention * *error),
     }
 }
 
@@ -75,6 +185,7 @@ fn output_error<S: Simd, T: Tensor>(
 fn step_layers<S: Simd>(
     simd: S,
     plan: &Plan,
+    step: Step,
     scratch: &mut Scratch,
     past: Option<&[&[f32]]>,
     present: &mut [&mut [f32]],
@@ -86,10 +197,10 @@ fn step_layers<S: Simd>(
         back.fill(0.0);
         let weight = update(plan, past, present, layer.weight, head, layer.weights());
         let left = &error[..layer.rows];
-        ops::step(simd, plan.step, left, &inputs[j], weight, (j > 0).then_some(&mut *back));
+        ops::step(simd, step, left, &inputs[j], weight, (j > 0).then_some(&mut *back));
         if let Some(bias) = layer.bias {
             let bias = update(plan, past, present, bias, head, layer.rows);
-            ops::step(simd, plan.step, &[1.0], left, bias, None);
+            ops::step(simd, step, &[1.0], left, bias, None);
         }
         if j > 0 {
             for (back, slope) in back.iter_mut().zip(&slopes[j]) {

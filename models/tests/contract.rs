@@ -1,0 +1,40 @@
+//! The door of a contract: what it says that no graph can have.
+
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
+use mcedge_models::contract::{Contract, ContractError};
+use serde_json::{Value, json};
+
+/// Of one state tensor and one cache tensor, and no memory function.
+fn contract() -> Value {
+    json!({
+        "schema": "mcedge.contract/1", "name": "by hand", "batch": 1, "capacity": 4, "chunk": 1,
+        "input": {"kind": "features", "size": 2},
+        "output": {"kind": "regression", "size": 2, "std": [1, 2.5]},
+        "segmentation": {"kind": "constant", "size": 3}, "init": "continue",
+        "state": [{"past": "past.0.m", "present": "present.0.m", "shape": [1, 2], "dtype": "f32", "reset": "never"}],
+        "cache": [{"name": "cache.0.m", "from": "present.0.m", "shape": [1, 4, 2], "slot_axis": 1,
+                   "dtype": "f32", "scale": "none"}],
+    })
+}
+
+#[test]
+fn each_fault_has_its_own_message() {
+    Contract::parse(&contract().to_string()).unwrap();
+    let check = |pointer: &str, value: Value, expected: &str| {
+        let mut contract = contract();
+        *contract.pointer_mut(pointer).unwrap() = value;
+        let error = Contract::parse(&contract.to_string()).unwrap_err().to_string();
+        assert_eq!(error, format!("the contract's `{expected}"));
+    };
+    check("/output/std", json!([1]), "output.std` is a list of 1, expected 2 entries, or none");
+    check("/output/std", json!([0, 1]), "output.std[0]` is 0, expected a positive number");
+    let mut infinite = contract();
+    infinite["output"]["std"] = json!([1, 1e39]);
+    let error = Contract::parse(&infinite.to_string()).unwrap_err();
+    assert!(matches!(error, ContractError::Json(_)), "{error:?}");
+    // Each tensor is looked for among all: the time grows with the square of the list.
+    let many = |key: &str| vec![contract()[key][0].clone(); (1 << 14) + 1];
+    check("/state", json!(many("state")), "state` is a list of 16385, expected at most 16384 tensors");
+    check("/cache", json!(many("cache")), "cache` is a list of 16385, expected at most 16384 tensors");
+}

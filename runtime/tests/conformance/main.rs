@@ -146,10 +146,13 @@ fn who_was_read_is_who_the_reference_reads() {
                     let mut expected = expected.gates[gates.block][token][head].clone();
                     expected.reverse();
                     expected.resize(capacity + 1, 0.0);
-                    for (found, expected) in found.iter().zip(&expected) {
-                        let error = (f64::from(*found) - expected).abs();
-                        assert!(error < TOLERANCE, "seed {seed}, token {token}: {found}, not {expected}");
-                    }
+                    let near =
+                        |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() < TOLERANCE;
+                    assert!(
+                        found.iter().zip(&expected).all(near),
+                        "seed {seed}, token {token}, head {head}: {found:?}, not {expected:?}: {:?}",
+                        spec.blocks[gates.block]
+                    );
                 }
             }
         }

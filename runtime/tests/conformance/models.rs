@@ -144,11 +144,16 @@ fn block(random: &mut Random, segmentation: Segmentation, init: Init, d_model: u
     loop {
         let memory = memory(random);
         let aggregation = random.pick(&[None, None, Residual, Grm, Grm, Soup, Soup, Ssc, Ssc, Mean, Sigmoid]);
+        let norm = random.pick(&[Norm::LayerNorm, Norm::RmsNorm, Norm::None]);
         let block = Block {
-            norm: random.pick(&[Norm::LayerNorm, Norm::RmsNorm, Norm::None]),
+            norm,
             residual: random.coin(),
             num_heads: random.pick(&[1, 2, d_model / 3]),
-            normalize_qk: memory.deep().is_some() || memory.kind() == "gated_delta" || random.coin(),
+            // Without a norm before it, and none of its keys, a memory's reads grow until roundings count.
+            normalize_qk: memory.deep().is_some()
+                || memory.kind() == "gated_delta"
+                || norm == Norm::None
+                || random.coin(),
             memory,
             caching: Caching {
                 aggregation,
@@ -227,9 +232,17 @@ pub fn weights(random: &mut Random, spec: &Spec) -> Weights {
         if parameter.name.ends_with("eta.bias") {
             data.iter_mut().for_each(|x| *x -= 3.0);
         }
+        // A normaliser starts at 0, and so must what it normalises: the read would be M φ(q) · 10⁶.
+        if parameter.name.ends_with("init.m") && spec.blocks.iter().any(is_normalized) {
+            data.fill(0.0);
+        }
         tensors.insert(parameter.name, Tensor { shape: parameter.shape, data });
     }
     Weights::new(tensors, spec).unwrap()
+}
+
+fn is_normalized(block: &Block) -> bool {
+    matches!(block.memory, Memory::Linear { normalized: true, .. })
 }
 
 pub fn samples(random: &mut Random, spec: &Spec, tokens: usize) -> Samples {

@@ -350,7 +350,7 @@ fn chunks_are_the_reference_however_a_stream_is_cut() {
     for (memory, aggregation) in cached {
         let caching = caching(aggregation, "continue", "").replace(CONSTANT, long);
         let spec = spec(&[block(memory, &caching, r#""normalize_qk": true,"#)]);
-        let options = Options { capacity: 2, chunk: 7, ..OPTIONS };
+        let options = Options { chunk: 7, ..OPTIONS };
         check_chunks(&format!("{aggregation} {memory}"), &spec, options, &[1, 2, 3, 6, 7]);
     }
 }

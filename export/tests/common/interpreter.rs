@@ -33,7 +33,7 @@ impl Value {
         array
     }
 
-    fn shape(&self) -> &[usize] {
+    pub fn shape(&self) -> &[usize] {
         match self {
             Value::F(x) => x.shape(),
             Value::I(x) => x.shape(),

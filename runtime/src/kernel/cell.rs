@@ -4,21 +4,31 @@ use super::parameters;
 use super::plan::{Kind, Plan, Scratch};
 use super::read::gates_of;
 use super::simd::Simd;
-use super::{Cells, Run, math, ops};
+use super::{Cells, Run, math, ops, write};
 
 /// The state tensors in their order, `[D]` each: h; c, of an LSTM.
 const H: usize = 0;
 const C: usize = 1;
 
-/// One token of PyTorch's GRU or LSTM: h, c and the gates' parts that are h's.
+/// The token of all heads when `head` is the first, and the head's key into its context.
 #[inline(always)]
-pub(super) fn step<S: Simd>(
+pub(super) fn write<S: Simd>(
     simd: S,
     plan: &Plan,
     scratch: &mut Scratch,
     run: &mut Run<'_, '_>,
+    head: usize,
     token: usize,
 ) {
+    if head == 0 {
+        step(simd, plan, scratch, run, token);
+    }
+    write::add_to_context(simd, plan, scratch, run, head, token);
+}
+
+/// One token of PyTorch's GRU or LSTM: h, c and the gates' parts that are h's.
+#[inline(always)]
+fn step<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, run: &mut Run<'_, '_>, token: usize) {
     let from_h = &mut *scratch.gates;
     let past = (token == 0).then_some(run.past);
     let h: &[f32] = past.map_or(&*run.present[H], |past| past[H]);

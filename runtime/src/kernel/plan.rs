@@ -430,6 +430,8 @@ pub(super) struct Scratch {
     pub(super) soup: Vec<Box<[f32]>>,
     /// A cell's gates from h, `[G · D]`; empty without a cell.
     pub(super) gates: Box<[f32]>,
+    /// W_g's products with h, `[D, 2]`; empty but for `sigmoid`.
+    pub(super) gate_parts: Box<[f32]>,
     /// The part of W_g [h; h_i] + b_g that is h's, `[D]`; empty but for `sigmoid`.
     pub(super) gate: Box<[f32]>,
     /// A checkpoint's gate and h, `[dh]` each; empty but for `sigmoid`.
@@ -466,6 +468,7 @@ impl Scratch {
             slots: vec![0; plan.capacity].into_boxed_slice(),
             soup: soup.iter().flat_map(parameters).collect(),
             gates: zeros(gates),
+            gate_parts: sigmoid(2 * d_model),
             gate: sigmoid(d_model),
             checkpoint: [sigmoid(plan.head_size), sigmoid(plan.head_size)],
         }

@@ -57,7 +57,7 @@ fn bench(name: &str, memory: &str, fill: usize) -> Result<(), Error> {
     let weights = weights(&spec)?;
     let options = mcedge_export::Options { capacity: fill.max(1), ..Default::default() };
     let bundle = mcedge_export::bundle(&spec, &weights, options)?;
-    let model = Model::from_bytes(bundle.step, &bundle.initial_state)?;
+    let model = Model::from_bytes(bundle.step, None, &bundle.initial_state)?;
     let mut runners = vec![runner("tract", &model, Tract::new(&model)?, fill)?];
     if OnnxRuntime::load(None).is_ok() {
         for (name, plain) in [("ort", false), ("ort plain", true)] {

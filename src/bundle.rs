@@ -84,13 +84,11 @@ fn cache_folder() -> Result<PathBuf> {
 
 /// A folder name that changes with the model, the options and this very build of the program.
 fn key(path: &Path, options: &Options) -> Result<String> {
-    let files: &[&str] = if path.is_dir() { &["config.json", "model.safetensors"] } else { &[""] };
     let mut hasher = DefaultHasher::new();
     let build = fs::metadata(env::current_exe()?)?;
     (env!("CARGO_PKG_VERSION"), build.len(), build.modified().ok()).hash(&mut hasher);
     (options.capacity, options.cache_dtype as u8).hash(&mut hasher);
-    for file in files {
-        let file = if file.is_empty() { path.to_owned() } else { path.join(file) };
+    for file in Model::files(path)? {
         fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?.hash(&mut hasher);
     }
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();

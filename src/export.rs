@@ -56,7 +56,7 @@ impl Options {
             CacheDtype::F32 => Dtype::F32,
             CacheDtype::F16 => Dtype::F16,
         };
-        mcedge_export::Options { capacity: self.capacity as usize, cache_dtype }
+        mcedge_export::Options { capacity: self.capacity as usize, cache_dtype, ..Default::default() }
     }
 }
 

@@ -1,24 +1,38 @@
 //! `mcedge inspect`: what a bundle takes, gives and remembers.
 
 use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mcedge_models::contract::{Contract, Input, StateTensor};
 use mcedge_models::spec::Segmentation;
 use mcedge_runtime::{Model, cache_bytes};
 use serde_json::json;
 
-use crate::bundle::BundleArg;
+use crate::bundle;
+use crate::export::Options;
+use crate::picture::Gates;
+use crate::source;
 
 /// Flags of `mcedge inspect`.
 #[derive(clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    bundle: BundleArg,
+    /// A bundle, or a model directory or .pt checkpoint, which is exported into a cache folder first
+    #[arg(required_unless_present = "gates")]
+    bundle: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "When BUNDLE is a model, not a bundle")]
+    options: Options,
     /// Print JSON: the contract and the bytes
     #[arg(long)]
     json: bool,
+    /// Draw the gates that `run --gates` wrote, in place of a bundle: an SVG heat map, time across, age down
+    #[arg(long, value_name = "RUN.npy", conflicts_with_all = ["bundle", "json"])]
+    gates: Option<String>,
+    /// Where the picture goes
+    #[arg(short, long, value_name = "FILE.svg", requires = "gates")]
+    output: Option<PathBuf>,
 }
 
 /// What one stream costs in memory, in bytes.
@@ -31,7 +45,11 @@ struct Bytes {
 
 /// Prints what a bundle is.
 pub fn inspect(args: &Args) -> Result<ExitCode> {
-    let model = Model::open(&args.bundle.directory()?)?;
+    if let Some(gates) = &args.gates {
+        return draw(gates, args.output.as_deref());
+    }
+    let bundle = args.bundle.as_deref().context("no BUNDLE to inspect")?;
+    let model = Model::open(&bundle::directory(bundle, &args.options)?)?;
     let contract = model.contract();
     let bytes = Bytes {
         graph: model.step().len(),
@@ -46,6 +64,17 @@ pub fn inspect(args: &Args) -> Result<ExitCode> {
         say!("{json:#}");
     } else {
         say!("{}", table(contract, &bytes).trim_end());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Draws an array of gates into a file, or on standard output.
+fn draw(gates: &str, output: Option<&Path>) -> Result<ExitCode> {
+    let drawn = source::read_array(gates).and_then(|(shape, weights)| Gates::new(&shape, weights));
+    let svg = drawn.with_context(|| format!("gates {gates}"))?.svg();
+    match output {
+        Some(path) => fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?,
+        None => say!("{}", svg.trim_end()),
     }
     Ok(ExitCode::SUCCESS)
 }

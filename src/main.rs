@@ -8,12 +8,14 @@ macro_rules! say {
 }
 
 mod bundle;
+mod convert;
 mod demo;
 mod doctor;
 mod export;
 mod forecaster;
 mod inspect;
 mod latency;
+mod picture;
 mod run;
 mod sink;
 mod source;
@@ -35,6 +37,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Turn a plain GRU or LSTM of PyTorch into a model
+    Convert(convert::Args),
     /// Turn a trained model into a bundle: ONNX with explicit cache state, its start and a golden run
     Export(export::Args),
     /// Say what a bundle takes, gives and remembers
@@ -51,6 +55,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Convert(args) => convert::convert(&args),
         Command::Export(args) => export::export(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => verify::verify(&args),

@@ -19,6 +19,7 @@ use clap::ValueEnum;
 use mcedge_models::contract::Input;
 
 use bytes::{Bytes, Lines};
+pub use npy::read as read_array;
 
 /// Names that a time column goes by, in lower case.
 const TIME_NAMES: [&str; 15] = [

@@ -73,7 +73,11 @@ impl Stream {
     }
 
     fn tract(model: &Model, policy: Policy) -> Result<Self> {
-        Ok(Stream::Tract(Box::new(Engine::new(model, Tract::new(model)?, policy)?)))
+        let mut engine = Engine::new(model, Tract::new(model)?, policy)?;
+        if let Some(chunks) = Tract::chunks(model)? {
+            engine = engine.with_chunks(chunks)?;
+        }
+        Ok(Stream::Tract(Box::new(engine)))
     }
 
     fn ort(model: &Model, placement: &Placement, policy: Policy) -> Result<Self> {
@@ -87,7 +91,11 @@ impl Stream {
             (Device::Cuda, _) => "ort on cuda, plain bodies",
             (Device::TensorRt, _) => "ort on tensorrt, plain bodies",
         };
-        Ok(Stream::Ort(Box::new(Engine::new(model, backend, policy)?), place))
+        let mut engine = Engine::new(model, backend, policy)?;
+        if let Some(chunks) = Ort::chunks(model, &placement.options())? {
+            engine = engine.with_chunks(chunks)?;
+        }
+        Ok(Stream::Ort(Box::new(engine), place))
     }
 
     /// What ran where.

@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let capacity = options.first().map_or(Ok(Options::default().capacity), |capacity| capacity.parse())?;
     let cache_dtype =
         if options.get(1).is_some_and(|dtype| dtype == "f16") { Dtype::F16 } else { Dtype::F32 };
-    let options = Options { capacity, cache_dtype };
+    let options = Options { capacity, cache_dtype, ..Options::default() };
     println!("{}", step_graph(&spec, &weights, options)?);
     let bundle = bundle(&spec, &weights, options)?;
     bundle.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));

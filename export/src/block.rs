@@ -1,4 +1,4 @@
-//! What stands around the memory functions: embedding, norms, projections, cells, MLPs and the head.
+//! What stands around the memory functions: embedding, norms, projections, coefficients, MLPs and the head.
 
 use mcedge_models::Weights;
 use mcedge_models::contract::{MemoryFunction, Role};
@@ -6,6 +6,9 @@ use mcedge_models::spec::{Head, Input, Norm, Spec};
 
 use crate::graph::{Data, Graph, Value};
 use crate::memory::gelu;
+
+/// An output of a memory function, and what it is.
+pub type Made = (Role, Value);
 
 const LAYER_NORM_EPSILON: f32 = 1e-5;
 const RMS_NORM_EPSILON: f32 = 1e-6;
@@ -47,21 +50,18 @@ impl Lowering<'_> {
         }
     }
 
-    /// Block `i` on h `[B, T, D]`: its output, and its states after the token. `called` is the body and the meaning of
-    /// the memory function that it calls; without one, the memory is a GRU's cell.
+    /// Block `i` on h `[B, T, D]`: its output, and all that its memory function makes but y. `body` is the function.
     pub fn block(
         &mut self,
         i: usize,
-        called: Option<(&Graph, &MemoryFunction)>,
+        body: &Graph,
+        function: &MemoryFunction,
         h: &Value,
-    ) -> (Value, Vec<Value>) {
+    ) -> (Value, Vec<Made>) {
         let block = &self.spec.blocks[i];
         let at = |name: &str| format!("blocks.{i}.{name}");
         let x = self.norm(&at("norm"), block.norm, h);
-        let (mut y, present) = match called {
-            Some((body, function)) => self.call(i, body, function, &x),
-            None => self.gru(i, &x),
-        };
+        let (mut y, made) = self.call(i, body, function, &x);
         if self.weights.get(&at("mix.o.weight")).is_some() {
             y = self.linear(&at("mix.o"), &y);
         }
@@ -71,65 +71,60 @@ impl Lowering<'_> {
         if block.mlp.is_some() {
             y = self.mlp(i, block.norm, &y);
         }
-        (self.graph.label(y, at("output")), present)
+        (self.graph.label(y, at("output")), made)
     }
 
-    /// y `[B, 1, D]` of the memory function of block `i`, and its states after the token.
-    fn call(&mut self, i: usize, body: &Graph, function: &MemoryFunction, x: &Value) -> (Value, Vec<Value>) {
+    /// y `[B, T, D]` of the memory function of block `i`, and its other outputs.
+    fn call(&mut self, i: usize, body: &Graph, function: &MemoryFunction, x: &Value) -> (Value, Vec<Made>) {
         let roles = function.inputs();
         let inputs: Vec<Value> = roles.into_iter().map(|role| self.argument(i, role, function, x)).collect();
-        let mut names = vec![format!("blocks.{i}.y")];
-        names.extend(function.tensors().iter().map(|tensor| format!("present.{i}.{}", tensor.name)));
+        let roles = function.outputs();
+        let names: Vec<String> = roles.iter().map(|&role| result(i, role, function)).collect();
         let mut outputs = self.graph.call(body, &inputs, &names);
-        let present = outputs.split_off(1);
-        (outputs.swap_remove(0), present)
+        let y = outputs.remove(0);
+        (y, roles.into_iter().skip(1).zip(outputs).collect())
     }
 
-    /// `torch.nn.GRU` on x `[B, 1, D]`: its h after the token is both what is read and the state.
-    ///
-    /// r, z = σ(W x + b + W' h + b'), n = tanh(W x + b + r ⊙ (W' h + b')), h ← (1 − z) ⊙ n + z ⊙ h, which is
-    /// n + z ⊙ (h − n).
-    fn gru(&mut self, i: usize, x: &Value) -> (Value, Vec<Value>) {
-        let at = |name: &str| format!("blocks.{i}.memory.{name}");
-        let past = self.named(&format!("past.{i}.h"));
-        let (heads, size, d) = (past.shape()[1], past.shape()[2], self.spec.d_model);
-        // A step has one token: its axis goes, and a product has one row a stream.
-        let x = self.graph.reshape(x, &[d]);
-        let h = self.graph.reshape(&past, &[d]);
-        let from_x = self.affine(&at("weight_ih"), &at("bias_ih"), &x);
-        let from_h = self.affine(&at("weight_hh"), &at("bias_hh"), &h);
-
-        let g = &mut self.graph;
-        let (gates_x, n_x) = g.split_last(&from_x, 2 * d);
-        let (gates_h, n_h) = g.split_last(&from_h, 2 * d);
-        let gates = g.add(&gates_x, &gates_h);
-        let gates = g.sigmoid(&gates);
-        let (r, z) = g.split_last(&gates, d);
-        let n_h = g.mul(&r, &n_h);
-        let n = g.add(&n_x, &n_h);
-        let n = g.tanh(&n);
-        let kept = g.sub(&h, &n);
-        let kept = g.mul(&z, &kept);
-        let h = g.add(&n, &kept);
-        let present = g.reshape(&h, &[heads, size]);
-        let present = g.label(present, format!("present.{i}.h"));
-        let y = g.reshape(&h, &[1, d]);
-        (g.label(y, format!("blocks.{i}.y")), vec![present])
+    /// The mean of losses `[B, T, H]` over heads, then over the blocks that have one: `[B, T]`.
+    pub fn surprise(&mut self, losses: &[Value]) -> Value {
+        let means: Vec<Value> = losses.iter().map(|loss| self.graph.mean_of_last(loss)).collect();
+        let mut sum = means[0].clone();
+        for mean in &means[1..] {
+            sum = self.graph.add(&sum, mean);
+        }
+        let mean = self.graph.scale(&sum, 1.0 / means.len() as f32);
+        self.graph.label(mean, "surprise")
     }
 
     /// What block `i` gives its memory function for one of its inputs.
     fn argument(&mut self, i: usize, role: Role, function: &MemoryFunction, x: &Value) -> Value {
         let tensor = |index: usize| function.tensors()[index].name.clone();
+        let memory = |name: &str| format!("blocks.{i}.memory.{name}");
         match role {
             Role::Q => self.projection(i, "q", x),
             Role::K => self.projection(i, "k", x),
             Role::V => self.projection(i, "v", x),
             Role::U => self.projection(i, "u", x),
+            Role::X => {
+                let x = self.affine(&memory("weight_ih"), &memory("bias_ih"), x);
+                self.graph.label(x, format!("blocks.{i}.x"))
+            }
+            Role::Coefficient(index) => {
+                let (name, _) = function.memory.coefficients()[index];
+                let logits = self.linear(&memory(name), x);
+                let value = self.graph.sigmoid(&logits);
+                self.graph.label(value, format!("blocks.{i}.{name}"))
+            }
+            Role::RecurrentWeight => self.weight(&memory("weight_hh")),
+            Role::RecurrentBias => self.weight(&memory("bias_hh")),
+            Role::GateWeight => self.weight(&memory("gate.weight")),
+            Role::GateBias => self.weight(&memory("gate.bias")),
             Role::State(index) => self.named(&format!("past.{i}.{}", tensor(index))),
             Role::Cache(index) => self.named(&format!("cache.{i}.{}", tensor(index))),
+            Role::Steps(index) => self.named(&format!("cache.{i}.{}.steps", tensor(index))),
             Role::SegmentLength => self.named("segment.length"),
             Role::CacheLength => self.named("cache.length"),
-            role => unreachable!("{role:?} is no input of what is lowered"),
+            Role::Y | Role::Gates | Role::Loss => unreachable!("{role:?} is an output"),
         }
     }
 
@@ -222,5 +217,15 @@ impl Lowering<'_> {
     /// Numbers of the config.
     fn vector(&mut self, name: &str, data: &[f32]) -> Value {
         self.graph.constant(name, &[data.len()], Data::F32(data.to_vec()))
+    }
+}
+
+/// The name in the main graph of what the memory function of block `i` makes.
+fn result(i: usize, role: Role, function: &MemoryFunction) -> String {
+    match role {
+        Role::State(index) => format!("present.{i}.{}", function.tensors()[index].name),
+        Role::Gates => format!("gates.{i}"),
+        Role::Loss => format!("blocks.{i}.loss"),
+        _ => format!("blocks.{i}.y"),
     }
 }

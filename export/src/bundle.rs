@@ -10,24 +10,27 @@ use mcedge_models::{Tensor, Weights, write_safetensors};
 
 use crate::error::{Error, Warning};
 use crate::golden::golden;
-use crate::step::{Options, step_graph};
+use crate::lower::{Options, chunk_graph, step_graph};
 
 const STEP: &str = "step.onnx";
+const CHUNK: &str = "chunk.onnx";
 const INITIAL_STATE: &str = "initial_state.safetensors";
 const GOLDEN: &str = "golden.safetensors";
 /// Everything that a bundle may hold, of this version or another.
-const FILES: [&str; 4] = [STEP, "chunk.onnx", INITIAL_STATE, GOLDEN];
+const FILES: [&str; 4] = [STEP, CHUNK, INITIAL_STATE, GOLDEN];
 
 /// A model ready to run: the bytes of a bundle's files.
 #[derive(Clone, Debug)]
 pub struct Bundle {
     /// `step.onnx`.
     pub step: Vec<u8>,
+    /// `chunk.onnx`, where segments have more than one token.
+    pub chunk: Option<Vec<u8>>,
     /// `initial_state.safetensors`: every `past.*` at the start of a stream.
     pub initial_state: Vec<u8>,
     /// `golden.safetensors`: `input` and `output` of a run that the reference made.
     pub golden: Vec<u8>,
-    /// The contract in the metadata of `step.onnx`.
+    /// The contract in the metadata of both graphs.
     pub contract: Contract,
     /// What the user should know.
     pub warnings: Vec<Warning>,
@@ -41,15 +44,16 @@ pub struct Bundle {
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] names what of the model cannot be lowered; the others say what is wrong with `spec`,
-/// `weights` or `options`, or why there is no golden run.
+/// [`Error`] says what is wrong with `spec`, `weights` or `options`, or why there is no golden run.
 pub fn bundle(spec: &Spec, weights: &Weights, options: Options) -> Result<Bundle, Error> {
     let graph = step_graph(spec, weights, options)?;
+    let chunk = chunk_graph(spec, weights, options)?;
     let (golden, golden_warnings) = golden(spec, weights, options.capacity)?;
     let mut warnings = climbing(spec);
     warnings.extend(golden_warnings);
     Ok(Bundle {
         step: graph.to_onnx(),
+        chunk: chunk.map(|chunk| chunk.to_onnx()),
         initial_state: initial_state(weights, graph.contract())?,
         golden: golden.to_safetensors()?,
         contract: graph.contract().clone(),
@@ -120,7 +124,8 @@ impl Bundle {
     fn write_files(&self, directory: &Path) -> Result<(), Error> {
         fs::create_dir_all(directory).map_err(io_error(directory))?;
         let files = [(STEP, &self.step), (INITIAL_STATE, &self.initial_state), (GOLDEN, &self.golden)];
-        files.into_iter().try_for_each(|(name, bytes)| {
+        let chunk = self.chunk.iter().map(|chunk| (CHUNK, chunk));
+        files.into_iter().chain(chunk).try_for_each(|(name, bytes)| {
             let file = directory.join(name);
             fs::write(&file, bytes).map_err(io_error(&file))
         })

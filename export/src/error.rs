@@ -4,21 +4,13 @@ use std::path::PathBuf;
 
 use mcedge_models::contract::ContractError;
 use mcedge_models::reference::ReferenceError;
-use mcedge_models::spec::SpecError;
+use mcedge_models::spec::{Aggregation, SpecError};
 use mcedge_models::{GoldenError, WeightsError};
 
 /// Why a model is not exported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The model uses something that this version does not lower.
-    #[error("blocks[{block}] has {feature}, which this version of mcedge does not export")]
-    Unsupported {
-        /// Index of the block.
-        block: usize,
-        /// What is missing, by its name in `config.json`.
-        feature: String,
-    },
     /// An option that cannot be.
     #[error("{option} is {found}, expected {expected}")]
     Option {
@@ -29,6 +21,19 @@ pub enum Error {
         /// What would do.
         expected: String,
     },
+    /// A cache after training for a model that has one.
+    #[error(
+        "blocks[{block}].caching.aggregation is {aggregation:?}, expected None: the model caches already"
+    )]
+    AlreadyCached {
+        /// Index of the block.
+        block: usize,
+        /// How it reads checkpoints.
+        aggregation: Aggregation,
+    },
+    /// A cache after training for a model whose blocks have no checkpoints.
+    #[error("every block's memory is attention, expected one that has checkpoints")]
+    NothingToCache,
     /// The spec is none.
     #[error(transparent)]
     Spec(#[from] SpecError),

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use mcedge_models::contract::MemoryFunction;
 use mcedge_models::reference;
-use mcedge_models::spec::{Head, Input, Segmentation, Spec};
+use mcedge_models::spec::{Head, Input, Memory, Segmentation, Spec};
 use mcedge_models::{Golden, Samples, Tensor, Weights};
 use ndarray::{Array2, s};
 
+use crate::contract::exported_function;
 use crate::error::{Error, Warning};
-use crate::step::function_of;
 
 /// The longest golden run.
 const MAX_TOKENS: usize = 4096;
@@ -23,6 +23,8 @@ const NUDGE: f32 = 1.0 / (1 << 22) as f32;
 const MAX_MOVE: f64 = 3e-5;
 /// Segments after the cache is full.
 const EXTRA_SEGMENTS: usize = 2;
+/// Tokens of a run of logarithmic segments, whose checkpoints are few: by then six have become one.
+const LOGARITHMIC_TOKENS: usize = 70;
 
 /// Runs the reference with a cache of `capacity` on features around the model's mean and std, or on tokens of its
 /// vocabulary; the same model gives the same run.
@@ -35,8 +37,11 @@ const EXTRA_SEGMENTS: usize = 2;
 /// [`Error::Reference`], and [`Error::Diverges`] when not even the first output is a number.
 pub fn golden(spec: &Spec, weights: &Weights, capacity: usize) -> Result<(Golden, Vec<Warning>), Error> {
     let mut warnings = Vec::new();
-    let needed = overflowing_tokens(spec, capacity);
-    let tokens = needed.min(MAX_TOKENS).min(affordable_tokens(spec, capacity));
+    let functions: Vec<MemoryFunction> =
+        (0..spec.blocks.len()).map(|i| exported_function(spec, weights, i)).collect();
+    let is_cached = functions.iter().any(MemoryFunction::is_cached);
+    let needed = overflowing_tokens(spec.segmentation(), if is_cached { capacity } else { 0 });
+    let tokens = needed.min(MAX_TOKENS).min(affordable_tokens(spec, &functions, capacity));
     let input = samples(&spec.input, tokens);
     let output = reference::run(spec, weights, input.stream(), Some(capacity))?.mapv(|y| y as f32);
     let finite = rows_within(&output, |y, _| y.is_finite());
@@ -46,41 +51,37 @@ pub fn golden(spec: &Spec, weights: &Weights, capacity: usize) -> Result<(Golden
     let stable = stable_tokens(spec, weights, &input, capacity, &output)?.clamp(1, finite);
     if stable < tokens {
         warnings.push(Warning::Unstable { tokens: stable });
-    } else if tokens < needed && is_cached(spec) {
+    } else if tokens < needed && is_cached {
         warnings.push(Warning::GoldenTooShort { tokens, needed });
     }
     let output = output.slice(s![..stable, ..]).to_owned();
     Ok((Golden { input: first(input, stable), output }, warnings))
 }
 
-fn functions(spec: &Spec) -> impl Iterator<Item = MemoryFunction> {
-    spec.blocks.iter().map(|block| function_of(block, spec.d_model))
-}
-
-fn is_cached(spec: &Spec) -> bool {
-    functions(spec).any(|function| function.is_cached())
-}
-
-fn segment_tokens(spec: &Spec) -> usize {
-    match spec.segmentation() {
-        Segmentation::Constant { size } => size,
-        Segmentation::Logarithmic {} | Segmentation::Surprise { .. } => unreachable!("refused before"),
-    }
-}
-
-/// The tokens of a run that replaces [`EXTRA_SEGMENTS`] checkpoints and ends inside a segment.
-fn overflowing_tokens(spec: &Spec, capacity: usize) -> usize {
-    let size = segment_tokens(spec);
-    let slots = if is_cached(spec) { capacity } else { 0 };
+/// The tokens of a run that replaces [`EXTRA_SEGMENTS`] checkpoints of `slots` and ends inside a segment, as far as that
+/// can be known: logarithmic segments merge before they overflow all but the smallest cache.
+fn overflowing_tokens(segmentation: Segmentation, slots: usize) -> usize {
+    let size = match segmentation {
+        Segmentation::Constant { size } | Segmentation::Surprise { max_size: size, .. } => size,
+        Segmentation::Logarithmic {} => return LOGARITHMIC_TOKENS,
+    };
     slots.saturating_add(EXTRA_SEGMENTS).saturating_mul(size).saturating_add(size / 2)
 }
 
+/// The most checkpoints that there can be after `t` tokens.
+fn most_checkpoints(segmentation: Segmentation, t: usize) -> usize {
+    match segmentation {
+        Segmentation::Constant { size } | Segmentation::Surprise { min_size: size, .. } => t / size,
+        Segmentation::Logarithmic {} => t.count_ones() as usize,
+    }
+}
+
 /// The longest run within [`MAX_WORK`], one token at least.
-fn affordable_tokens(spec: &Spec, capacity: usize) -> usize {
-    let (fixed, checkpoint) = work_of_one_token(spec);
+fn affordable_tokens(spec: &Spec, functions: &[MemoryFunction], capacity: usize) -> usize {
+    let (fixed, checkpoint) = work_of_one_token(spec, functions);
     let mut left = MAX_WORK;
     for t in 0..MAX_TOKENS {
-        let live = (t / segment_tokens(spec)).min(capacity);
+        let live = most_checkpoints(spec.segmentation(), t).min(capacity);
         let work = checkpoint.saturating_mul(live).saturating_add(fixed);
         match left.checked_sub(work) {
             Some(rest) => left = rest,
@@ -91,15 +92,18 @@ fn affordable_tokens(spec: &Spec, capacity: usize) -> usize {
 }
 
 /// Multiplications of one token, about: those without a checkpoint, and those of each checkpoint.
-fn work_of_one_token(spec: &Spec) -> (usize, usize) {
+fn work_of_one_token(spec: &Spec, functions: &[MemoryFunction]) -> (usize, usize) {
     let d = spec.d_model;
-    let layers = spec.blocks.iter().map(|block| d * (5 * d + 2 * block.mlp.map_or(0, |mlp| mlp.width)));
-    let elements = |function: MemoryFunction, cached: bool| {
+    // Five projections, or the two of each gate of a cell.
+    let wide = |memory: &Memory| memory.cell_gates().map_or(5, |gates| 2 * gates + 2) * d;
+    let layers =
+        spec.blocks.iter().map(|block| d * (wide(&block.memory) + 2 * block.mlp.map_or(0, |mlp| mlp.width)));
+    let elements = |function: &MemoryFunction, cached: bool| {
         let tensors = function.tensors().into_iter().filter(|tensor| tensor.cached || !cached);
         function.num_heads * tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum::<usize>()
     };
-    let online: usize = functions(spec).map(|function| 4 * elements(function, false)).sum();
-    let checkpoint = functions(spec).map(|function| elements(function, true)).sum();
+    let online: usize = functions.iter().map(|function| 4 * elements(function, false)).sum();
+    let checkpoint = functions.iter().map(|function| elements(function, true)).sum();
     let ends = d * (spec.input.size() + spec.head.size());
     (layers.sum::<usize>() + online + ends, checkpoint)
 }
@@ -121,8 +125,8 @@ fn samples(input: &Input, tokens: usize) -> Samples {
     }
 }
 
-/// Tokens that f32 and f64 agree on. Memories that learn can be chaotic or grow without end, and no two ways of
-/// computing them then give the same numbers for long.
+/// Tokens that f32 and f64 agree on. Memories that learn can be chaotic or grow without end, and a loss near the
+/// threshold cuts a segment here and not there: no two ways of computing them then give the same numbers for long.
 fn stable_tokens(
     spec: &Spec,
     weights: &Weights,
@@ -130,7 +134,8 @@ fn stable_tokens(
     capacity: usize,
     output: &Array2<f32>,
 ) -> Result<usize, Error> {
-    if spec.blocks.iter().all(|block| block.memory.deep().is_none()) {
+    let surprises = matches!(spec.segmentation(), Segmentation::Surprise { .. });
+    if !surprises && spec.blocks.iter().all(|block| block.memory.deep().is_none()) {
         return Ok(output.nrows());
     }
     let run = |spec: &Spec, weights: &Weights| reference::run(spec, weights, input.stream(), Some(capacity));

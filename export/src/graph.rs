@@ -1,7 +1,8 @@
 //! A small typed graph: what is lowered to, what is printed and what is encoded as ONNX.
 //!
-//! A [`Graph`] is the main graph or a local function, in static single assignment. Shapes are static and the
-//! builder's methods ([`ops`]) compute them, so a mistake in a lowering is a panic at the line that made it.
+//! A [`Graph`] is the main graph, a local function or the body of a `Scan`, in static single assignment. Shapes are
+//! static but for [`TOKENS`], and the builder's methods ([`ops`]) compute them, so a mistake in a lowering is a panic
+//! at the line that made it.
 
 mod ops;
 mod text;
@@ -10,6 +11,15 @@ use std::collections::HashSet;
 
 use mcedge_models::contract::{DOMAIN, Dtype};
 
+/// T where the graph says it only when it runs: the tokens of a chunk. `TOKENS + n` is T + n, and no size that a
+/// contract allows comes near it.
+pub const TOKENS: usize = 1 << 30;
+
+/// Whether a size is known only when the graph runs: T, T + n or T − n.
+pub fn is_dynamic(size: usize) -> bool {
+    size > TOKENS / 2
+}
+
 /// An element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
@@ -17,6 +27,8 @@ pub enum Element {
     F32,
     /// IEEE binary16.
     F16,
+    /// Signed 8-bit integer.
+    I8,
     /// Signed 64-bit integer.
     I64,
     /// Truth value.
@@ -28,17 +40,17 @@ impl From<Dtype> for Element {
         match dtype {
             Dtype::F32 => Element::F32,
             Dtype::F16 => Element::F16,
-            Dtype::I8 => unreachable!("no export asks for it yet"),
+            Dtype::I8 => Element::I8,
         }
     }
 }
 
-/// What a value is: its element type and its static shape.
+/// What a value is: its element type and its shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Type {
     /// The element type.
     pub element: Element,
-    /// The shape; a scalar's is empty.
+    /// The shape, [`TOKENS`] among the sizes of a chunk; a scalar's is empty.
     pub shape: Vec<usize>,
 }
 
@@ -105,7 +117,7 @@ pub struct Constant {
 }
 
 /// An attribute of a node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Attribute {
     /// An integer.
     Int(i64),
@@ -113,10 +125,12 @@ pub enum Attribute {
     Ints(Vec<i64>),
     /// A number.
     Float(f32),
+    /// The body of a `Scan`.
+    Graph(Box<Graph>),
 }
 
 /// One operation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Node {
     /// The operator set: empty for ONNX's own.
     pub domain: &'static str,
@@ -134,10 +148,13 @@ pub struct Node {
 ///
 /// # Invariants
 ///
-/// Every name is given once; a node's inputs are inputs, constants or outputs of nodes before it.
+/// Every name is given once; a node's inputs are inputs, constants or outputs of nodes before it, or, in the body of a
+/// `Scan`, values of the graph around it.
 #[derive(Clone, Debug)]
 pub struct Graph {
     name: String,
+    /// What every name begins with: nothing, but in the body of a `Scan`, whose names are none of the graph's around it.
+    prefix: String,
     inputs: Vec<Value>,
     constants: Vec<Constant>,
     nodes: Vec<Node>,
@@ -151,12 +168,20 @@ impl Graph {
     pub fn new(name: impl Into<String>) -> Self {
         Graph {
             name: name.into(),
+            prefix: String::new(),
             inputs: Vec::new(),
             constants: Vec::new(),
             nodes: Vec::new(),
             outputs: Vec::new(),
             names: HashSet::new(),
         }
+    }
+
+    /// An empty body of a `Scan` in this graph, whose values it may use.
+    pub fn body(&self, name: &str) -> Self {
+        let prefix = format!("{name}.");
+        assert!(self.names.iter().all(|taken| !taken.starts_with(&prefix)), "names in %{prefix} are taken");
+        Graph { prefix, ..Graph::new(name) }
     }
 
     /// Its name.
@@ -248,6 +273,39 @@ impl Graph {
         outputs
     }
 
+    /// Runs `body` once a token and gives its last states, then what it gives a token, stacked along axis 1; `names` are
+    /// their names here. The body's inputs are the states, then one token `[B, …]` of each of `tokens` `[B, T, …]`; its
+    /// outputs are the states, then what it gives.
+    pub fn scan(&mut self, body: Graph, states: &[Value], tokens: &[Value], names: &[String]) -> Vec<Value> {
+        assert_eq!(body.inputs.len(), states.len() + tokens.len(), "inputs of {}", body.name);
+        let stacked = |(index, value): (usize, &Value)| {
+            let mut ty = value.ty.clone();
+            if index >= states.len() {
+                ty.shape.insert(1, TOKENS);
+            }
+            ty
+        };
+        let types: Vec<Type> = body.outputs.iter().enumerate().map(stacked).collect();
+        let given = body.outputs.len() - states.len();
+        let attributes = vec![
+            ("num_scan_inputs", Attribute::Int(tokens.len() as i64)),
+            ("scan_input_axes", Attribute::Ints(vec![1; tokens.len()])),
+            ("scan_output_axes", Attribute::Ints(vec![1; given])),
+            ("body", Attribute::Graph(Box::new(body))),
+        ];
+        let named = names.iter().zip(types);
+        let outputs: Vec<Value> =
+            named.map(|(name, ty)| Value { name: self.claim(name.clone()), ty }).collect();
+        self.nodes.push(Node {
+            domain: "",
+            op: "Scan".to_owned(),
+            inputs: states.iter().chain(tokens).map(|value| value.name.clone()).collect(),
+            outputs: outputs.clone(),
+            attributes,
+        });
+        outputs
+    }
+
     /// Gives the value that was made last a name of its own, which must be new.
     pub fn label(&mut self, value: Value, name: impl Into<String>) -> Value {
         let name = self.claim(name.into());
@@ -290,7 +348,8 @@ impl Graph {
 
     /// A name not given yet: `name`, then `name_2`, `name_3`, ….
     fn fresh(&mut self, name: &str) -> String {
-        let mut candidate = name.to_owned();
+        let name = format!("{}{name}", self.prefix);
+        let mut candidate = name.clone();
         let mut count = 1;
         while !self.names.insert(candidate.clone()) {
             count += 1;
@@ -300,6 +359,7 @@ impl Graph {
     }
 
     fn claim(&mut self, name: String) -> String {
+        let name = format!("{}{name}", self.prefix);
         assert!(self.names.insert(name.clone()), "the name %{name} is taken");
         name
     }

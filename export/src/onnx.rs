@@ -12,11 +12,13 @@ use generated::{
 use mcedge_models::contract::{Contract, DOMAIN, METADATA_KEY};
 use prost::Message;
 
-use crate::graph::{Attribute, Constant, Data, Element, Graph, Node, Type, Value};
+use crate::graph::{Attribute, Constant, Data, Element, Graph, Node, Type, Value, is_dynamic};
 
 const IR_VERSION: i64 = 8;
 const OPSET: i64 = 17;
 const DOMAIN_VERSION: i64 = 1;
+/// The name of a chunk's tokens among the sizes.
+const DYNAMIC: &str = "T";
 
 /// The bytes of an `.onnx` file with `contract` in its metadata.
 pub fn encode(main: &Graph, functions: &[Graph], contract: &Contract) -> Vec<u8> {
@@ -27,7 +29,7 @@ pub fn encode(main: &Graph, functions: &[Graph], contract: &Contract) -> Vec<u8>
         opset_import: opsets(!functions.is_empty()),
         producer_name: Some("mcedge".to_owned()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        doc_string: Some(format!("{}: one token, with explicit cache state", contract.name)),
+        doc_string: Some(format!("{}: one {}, with explicit cache state", contract.name, main.name())),
         graph: Some(graph(main)),
         metadata_props: vec![metadata],
         functions: functions.iter().map(function).collect(),
@@ -58,16 +60,32 @@ fn graph(graph: &Graph) -> GraphProto {
     }
 }
 
+/// The body of a `Scan`: inside a function there are no initializers.
+fn body(graph: &Graph) -> GraphProto {
+    GraphProto {
+        name: Some(graph.name().to_owned()),
+        input: graph.inputs().iter().map(value_info).collect(),
+        node: nodes(graph),
+        output: graph.outputs().iter().map(value_info).collect(),
+        ..Default::default()
+    }
+}
+
+/// Constants first.
+fn nodes(graph: &Graph) -> Vec<NodeProto> {
+    graph.constants().iter().map(constant_node).chain(graph.nodes().iter().map(node)).collect()
+}
+
 fn function(graph: &Graph) -> FunctionProto {
     let names = |values: &[Value]| values.iter().map(|value| value.name.clone()).collect();
     FunctionProto {
         name: Some(graph.name().to_owned()),
         domain: Some(DOMAIN.to_owned()),
-        doc_string: Some("One token: the memory's write, then its read.".to_owned()),
+        doc_string: Some("A memory's write, then its read.".to_owned()),
         opset_import: opsets(true),
         input: names(graph.inputs()),
         output: names(graph.outputs()),
-        node: graph.constants().iter().map(constant_node).chain(graph.nodes().iter().map(node)).collect(),
+        node: nodes(graph),
         ..Default::default()
     }
 }
@@ -117,6 +135,10 @@ fn attribute(name: &str, attribute: &Attribute) -> AttributeProto {
             proto.f = Some(*x);
             AttributeType::Float
         }
+        Attribute::Graph(graph) => {
+            proto.g = Some(body(graph));
+            AttributeType::Graph
+        }
     };
     proto.r#type = Some(kind.into());
     proto
@@ -147,7 +169,10 @@ fn value_info(value: &Value) -> ValueInfoProto {
 fn tensor_type(ty: &Type) -> TypeProto {
     use tensor_shape_proto::{Dimension, dimension};
     let dim = |&size: &usize| Dimension {
-        value: Some(dimension::Value::DimValue(size as i64)),
+        value: Some(match is_dynamic(size) {
+            true => dimension::Value::DimParam(DYNAMIC.to_owned()),
+            false => dimension::Value::DimValue(size as i64),
+        }),
         ..Default::default()
     };
     let shape = TensorShapeProto { dim: ty.shape.iter().map(dim).collect() };
@@ -160,6 +185,7 @@ fn element(element: Element) -> i32 {
     match element {
         Element::F32 => DataType::Float.into(),
         Element::F16 => DataType::Float16.into(),
+        Element::I8 => DataType::Int8.into(),
         Element::I64 => DataType::Int64.into(),
         Element::Bool => DataType::Bool.into(),
     }

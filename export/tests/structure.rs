@@ -4,16 +4,18 @@
 
 mod common;
 
-use common::proto::{self, F16, F32, I64, Model, names};
-use common::{DLA, GRU, LINEAR, TITANS, block, caching, spec, weights};
-use mcedge_export::{Bundle, Error, Options, Warning, bundle, step_graph};
-use mcedge_models::contract::{Contract, DOMAIN, Dtype, MemoryFunction, Reset, Role, Scale};
-use mcedge_models::spec::{Aggregation, Memory, Spec};
+use common::proto::{self, F16, F32, I8, I64, Model, names};
+use common::{
+    ATTENTION, DELTA, DLA, GRU, LINEAR, LSTM, NORMALIZED, SWLA_INPUT, TITANS, block, caching, spec, weights,
+};
+use mcedge_export::{Bundle, Error, Options, Warning, bundle, step_graph, with_post_training_mean};
+use mcedge_models::contract::{BlockFunction, Contract, DOMAIN, Dtype, MemoryFunction, Reset, Role, Scale};
+use mcedge_models::spec::{Aggregation, Block, Init, Segmentation, Spec};
 use mcedge_models::{Golden, Tensor, Weights};
 use prost::Message;
 use safetensors::SafeTensors;
 
-const OPTIONS: Options = Options { capacity: 3, cache_dtype: Dtype::F32 };
+const OPTIONS: Options = Options { capacity: 3, cache_dtype: Dtype::F32, chunk: 64, batch: 1, gates: false };
 
 fn one(memory: &str, caching: &str) -> Spec {
     spec(&[block(memory, caching, "")])
@@ -40,30 +42,55 @@ fn formal(function: &MemoryFunction, role: Role, side: &str) -> String {
         Role::Cache(i) => format!("cache.{}", tensor(i)),
         Role::SegmentLength => "segment.length".into(),
         Role::CacheLength => "cache.length".into(),
-        role => unreachable!("{role:?} is no input of what is lowered"),
+        Role::X => "x".into(),
+        Role::Coefficient(i) => function.memory.coefficients()[i].0.into(),
+        Role::RecurrentWeight => "weight_hh".into(),
+        Role::RecurrentBias => "bias_hh".into(),
+        Role::GateWeight => "gate.weight".into(),
+        Role::GateBias => "gate.bias".into(),
+        Role::Steps(i) => format!("cache.{}.steps", tensor(i)),
+        Role::Gates => "gates".into(),
+        Role::Loss => "loss".into(),
     }
 }
 
 #[test]
 fn graphs_and_functions_have_the_names_shapes_and_order_of_the_contract() {
-    for memory in [LINEAR, DLA, TITANS] {
+    for memory in [LINEAR, NORMALIZED, SWLA_INPUT, DELTA, DLA, TITANS] {
         for aggregation in ["none", "residual", "grm", "soup", "ssc", "mean"] {
             for more in ["", r#""context": "sum", "query": "q","#] {
-                check_structure(&one(memory, &caching(aggregation, "continue", more)));
+                check_structure(&one(memory, &caching(aggregation, "continue", more)), OPTIONS);
             }
         }
     }
-    for aggregation in ["none", "grm"] {
-        let gru = block(GRU, &caching("none", "continue", ""), "");
-        check_structure(&spec(&[gru.clone(), block(LINEAR, &caching(aggregation, "continue", ""), ""), gru]));
+    for memory in [GRU, LSTM] {
+        for aggregation in ["none", "residual", "grm", "soup", "ssc", "mean", "sigmoid"] {
+            check_structure(&one(memory, &caching(aggregation, "restart", "")), OPTIONS);
+        }
     }
-    check_structure(&one(GRU, &caching("none", "restart", "")));
+    check_structure(&one(ATTENTION, &caching("none", "restart", "")), OPTIONS);
 }
 
-fn check_structure(spec: &Spec) {
-    let bundle = export(spec);
+#[test]
+fn options_change_shapes_and_types_as_the_contract_says() {
+    let surprise = |memory, aggregation| {
+        let constant = r#"{"kind": "constant", "size": 3}"#;
+        let surprise = r#"{"kind": "surprise", "window": 8, "threshold": 0.5, "min_size": 2, "max_size": 5}"#;
+        block(memory, &caching(aggregation, "continue", "").replace(constant, surprise), "")
+    };
+    let spec = spec(&[surprise(DLA, "ssc"), surprise(LSTM, "sigmoid"), surprise(NORMALIZED, "soup")]);
+    for cache_dtype in [Dtype::F32, Dtype::F16, Dtype::I8] {
+        for gates in [false, true] {
+            check_structure(&spec, Options { cache_dtype, gates, batch: 2, ..OPTIONS });
+        }
+    }
+}
+
+fn check_structure(spec: &Spec, options: Options) {
+    let bundle = bundle(spec, &weights(spec), options).unwrap();
     let contract = Contract::from_onnx(&bundle.step).unwrap();
     assert_eq!(contract, bundle.contract);
+    assert_eq!(contract.blocks.len(), spec.blocks.len());
     let model = model(&bundle);
     check_versions(&model);
     check_main(&model, &contract);
@@ -94,20 +121,48 @@ fn check_versions(model: &Model) {
 
 fn check_main(model: &Model, contract: &Contract) {
     let graph = model.graph.as_ref().unwrap();
+    let batch = contract.batch;
     let takes = |role| contract.blocks.iter().any(|block| block.memory.inputs().contains(&role));
-    let mut expected = vec![("input".to_owned(), F32, vec![1, 1, 3])];
+    let mut expected = vec![("input".to_owned(), F32, vec![batch, 1, 3])];
     expected.extend(contract.state.iter().map(|state| (state.past.clone(), F32, state.shape.clone())));
     if takes(Role::SegmentLength) {
-        expected.push(("segment.length".to_owned(), I64, vec![1]));
+        expected.push(("segment.length".to_owned(), I64, vec![batch]));
     }
-    expected.extend(contract.cache.iter().map(|cache| (cache.name.clone(), F32, cache.shape.clone())));
+    for cache in &contract.cache {
+        let element = match cache.dtype {
+            Dtype::F32 => F32,
+            Dtype::F16 => F16,
+            Dtype::I8 => I8,
+        };
+        expected.push((cache.name.clone(), element, cache.shape.clone()));
+        expected.extend(cache.steps.iter().map(|steps| (steps.clone(), F32, cache.shape[..3].to_vec())));
+    }
     if takes(Role::CacheLength) {
-        expected.push(("cache.length".to_owned(), I64, vec![1]));
+        expected.push(("cache.length".to_owned(), I64, vec![batch]));
     }
     assert_eq!(typed(&graph.inputs), expected);
-    let mut expected = vec![("output".to_owned(), F32, vec![1, 1, 2])];
-    expected.extend(contract.state.iter().map(|state| (state.present.clone(), F32, state.shape.clone())));
-    assert_eq!(typed(&graph.outputs), expected);
+    assert_eq!(typed(&graph.outputs), expected_outputs(contract));
+}
+
+/// Every tensor of every block, whether the next token needs it or a checkpoint alone; who was read; the surprise.
+fn expected_outputs(contract: &Contract) -> Vec<(String, i32, Vec<usize>)> {
+    let batch = contract.batch;
+    let mut expected = vec![("output".to_owned(), F32, vec![batch, 1, 2])];
+    for BlockFunction { block, memory, .. } in &contract.blocks {
+        for tensor in memory.tensors() {
+            let shape = [&[batch, memory.num_heads], &tensor.shape[..]].concat();
+            expected.push((format!("present.{block}.{}", tensor.name), F32, shape));
+        }
+    }
+    for BlockFunction { block, memory, .. } in contract.blocks.iter().filter(|block| block.memory.has_gates())
+    {
+        let shape = vec![batch, 1, memory.num_heads, contract.capacity + 1];
+        expected.push((format!("gates.{block}"), F32, shape));
+    }
+    if contract.blocks.iter().any(|block| block.memory.has_loss()) {
+        expected.push(("surprise".to_owned(), F32, vec![batch, 1]));
+    }
+    expected
 }
 
 fn typed(values: &[proto::ValueInfo]) -> Vec<(String, i32, Vec<usize>)> {
@@ -144,29 +199,7 @@ fn a_model_without_a_cache_has_no_cache_inputs() {
 }
 
 #[test]
-fn a_gru_without_aggregation_is_standard_operations_of_the_main_graph() {
-    let gru = block(GRU, &caching("none", "restart", ""), "");
-    let bundle = export(&spec(&[gru.clone(), block(LINEAR, &caching("ssc", "restart", ""), "")]));
-    let blocks = &bundle.contract.blocks;
-    let called: Vec<_> = blocks.iter().map(|block| (block.block, block.function.as_str())).collect();
-    assert_eq!(called, [(1, "linear_ssc")]);
-    let state = &bundle.contract.state[0];
-    assert_eq!((state.past.as_str(), state.present.as_str()), ("past.0.h", "present.0.h"));
-    assert_eq!((&state.shape[..], state.reset), (&[1, 2, 3][..], Reset::Restart));
-    assert!(bundle.contract.cache.iter().all(|cache| cache.name.starts_with("cache.1.")));
-
-    let alone = export(&one(GRU, &caching("none", "continue", "")));
-    assert!(alone.contract.blocks.is_empty() && alone.contract.cache.is_empty());
-    assert_eq!(alone.contract.state[0].reset, Reset::Never);
-    let model = model(&alone);
-    assert!(model.functions.is_empty());
-    let graph = model.graph.unwrap();
-    assert_eq!(names(&graph.inputs), ["input", "past.0.h"]);
-    assert!(graph.nodes.iter().all(|node| node.domain.is_empty()));
-}
-
-#[test]
-fn a_contract_that_calls_for_what_no_kernel_computes_is_refused() {
+fn a_contract_whose_blocks_have_other_tensors_is_refused() {
     let contract =
         export(&spec(&[LINEAR, DLA].map(|memory| block(memory, &caching("grm", "restart", ""), ""))));
     let contract = contract.contract;
@@ -175,12 +208,6 @@ fn a_contract_that_calls_for_what_no_kernel_computes_is_refused() {
         change(&mut contract);
         Contract::parse(&contract.to_json()).unwrap_err().to_string()
     };
-    let gru = |contract: &mut Contract| {
-        contract.blocks[0].memory.memory = Memory::Gru {};
-        contract.blocks[0].memory.caching.aggregation = Aggregation::None;
-    };
-    let error = refused(&gru);
-    assert!(error.contains("memory.kind gru"), "{error}");
     for [first, second] in [[1, 0], [1, 1]] {
         let error = refused(&|contract| {
             (contract.blocks[0].block, contract.blocks[1].block) = (first, second);
@@ -200,6 +227,23 @@ fn contexts_end_with_the_segment_and_memories_under_restart() {
     let (memories, context) = (8, [Reset::Segment]);
     assert_eq!(resets("continue"), [&vec![Reset::Never; memories], &context[..]].concat());
     assert_eq!(resets("restart"), [&vec![Reset::Restart; memories], &context[..]].concat());
+}
+
+#[test]
+fn what_is_never_restarted_says_so() {
+    let resets = |memory: &str, aggregation: &str, without: &str| -> Vec<Reset> {
+        let spec = one(memory, &caching(aggregation, "restart", ""));
+        let all = weights(&spec);
+        let kept = all.iter().filter(|(name, _)| without.is_empty() || !name.ends_with(without));
+        let kept = kept.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+        let bundle = bundle(&spec, &Weights::new(kept, &spec).unwrap(), OPTIONS).unwrap();
+        assert_eq!(bundle.contract.cache.is_empty(), bundle.contract.state[0].reset == Reset::Never);
+        bundle.contract.state.iter().map(|state| state.reset).collect()
+    };
+    assert_eq!(resets(ATTENTION, "none", ""), [Reset::Never; 3]);
+    assert_eq!(resets(LINEAR, "residual", "init.m"), [Reset::Never], "it collapses");
+    assert_eq!(resets(LINEAR, "residual", ""), [Reset::Restart], "it starts elsewhere than at zero");
+    assert_eq!(resets(NORMALIZED, "residual", "init.m"), [Reset::Restart; 2], "its reads do not add");
 }
 
 #[test]
@@ -291,43 +335,25 @@ fn a_sign_of_paper_is_warned_of() {
 }
 
 #[test]
-fn what_cannot_be_lowered_is_refused_by_name() {
-    let deep =
-        |rest: &str| format!(r#"{{"kind": "titans", "depth": 2, "width": 5, "objective": "l2", {rest}}}"#);
-    let cases = [
-        (GRU.to_owned(), "memory.kind gru with caching.aggregation other than none"),
-        (r#"{"kind": "lstm"}"#.to_owned(), "memory.kind lstm"),
-        (r#"{"kind": "swla", "alpha": 1, "beta": 0, "lambda": 1}"#.to_owned(), "memory.kind swla"),
-        (r#"{"kind": "linear", "normalized": true}"#.to_owned(), "memory.normalized"),
-        (r#"{"kind": "linear", "feature_map": "elu1"}"#.to_owned(), "memory.feature_map"),
-        (deep(r#""step_size": "input""#), "memory.step_size"),
-        (deep(r#""step_size": 0.1, "retention": "input""#), "memory.retention"),
-    ];
-    for (memory, feature) in cases {
-        let sound = block(LINEAR, &caching("grm", "continue", ""), "");
-        check_refused(&spec(&[sound, block(&memory, &caching("grm", "continue", ""), "")]), 1, feature);
+fn a_cache_after_training_changes_the_reads_and_the_segments_alone() {
+    let plain = |memory| block(memory, &caching("none", "restart", ""), "");
+    let trained = spec(&[plain(TITANS), plain(ATTENTION), plain(GRU)]);
+    let cached = with_post_training_mean(&trained, 5).unwrap();
+    let expected = [Aggregation::Mean, Aggregation::None, Aggregation::Mean];
+    for ((block, before), aggregation) in cached.blocks.iter().zip(&trained.blocks).zip(expected) {
+        assert_eq!(block.caching.aggregation, aggregation);
+        assert_eq!(block.caching.segmentation, Segmentation::Constant { size: 5 });
+        assert_eq!(block.caching.init, Init::Continue);
+        assert_eq!(Block { caching: before.caching.clone(), ..block.clone() }, *before);
     }
-    for aggregation in ["residual", "grm", "sigmoid", "mean"] {
-        let gru = one(GRU, &caching(aggregation, "continue", ""));
-        check_refused(&gru, 0, "memory.kind gru with caching.aggregation other than none");
-    }
-    check_refused(&one(r#"{"kind": "lstm"}"#, &caching("none", "continue", "")), 0, "memory.kind lstm");
-    for (memory, aggregation) in [(LINEAR, "grm"), (GRU, "none")] {
-        let logarithmic = format!(
-            r#"{{"aggregation": "{aggregation}", "init": "continue", "segmentation": {{"kind": "logarithmic"}}}}"#
-        );
-        check_refused(&one(memory, &logarithmic), 0, "caching.segmentation.kind logarithmic");
-    }
-}
+    bundle(&cached, &weights(&trained), OPTIONS).unwrap();
 
-fn check_refused(spec: &Spec, block: usize, feature: &str) {
-    match bundle(spec, &weights(spec), OPTIONS) {
-        Err(Error::Unsupported { block: found, feature: name }) => {
-            assert_eq!(found, block);
-            assert!(name.starts_with(feature), "{name}, expected {feature}");
-        }
-        other => panic!("{feature}: {other:?}"),
-    }
+    let caches = spec(&[plain(TITANS), block(LINEAR, &caching("mean", "restart", ""), "")]);
+    let error = with_post_training_mean(&caches, 5).unwrap_err();
+    assert!(matches!(error, Error::AlreadyCached { block: 1, .. }), "{error}");
+    let error = with_post_training_mean(&spec(&[plain(ATTENTION)]), 5).unwrap_err();
+    assert!(matches!(error, Error::NothingToCache), "{error}");
+    assert!(matches!(with_post_training_mean(&trained, 0), Err(Error::Spec(_))));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The text form of four graphs, line by line. `MCEDGE_BLESS=1 cargo test -p mcedge-export --test text` writes the
+//! The text form of some graphs, line by line. `MCEDGE_BLESS=1 cargo test -p mcedge-export --test text` writes the
 //! files anew; read the difference before you commit it.
 
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
@@ -8,7 +8,7 @@ mod common;
 use std::path::Path;
 use std::{env, fs};
 
-use common::{GRU, LINEAR, TITANS, block, caching, spec, weights};
+use common::{ATTENTION, DELTA, GRU, LINEAR, LSTM, TITANS, block, caching, spec, weights};
 use mcedge_export::{Options, step_graph};
 use mcedge_models::contract::Dtype;
 use mcedge_models::spec::Spec;
@@ -51,5 +51,24 @@ fn dla_soup_of_an_f16_cache_in_two_blocks() {
     let caching = caching("soup", "restart", r#""temperature": 2.0,"#);
     let block = block(memory, &caching, r#""normalize_qk": true, "mlp": {"width": 8},"#);
     let spec = spec(&[block.clone(), block.replace("layer_norm", "rms_norm")]);
-    check("dla-soup-f16", &spec, Options { capacity: 4, cache_dtype: Dtype::F16 });
+    check("dla-soup-f16", &spec, Options { capacity: 4, cache_dtype: Dtype::F16, ..Options::default() });
+}
+
+#[test]
+fn delta_residual_of_an_i8_cache() {
+    let surprise = r#"{"kind": "surprise", "window": 8, "threshold": 2, "min_size": 2, "max_size": 9}"#;
+    let caching = caching("residual", "continue", "").replace(r#"{"kind": "constant", "size": 3}"#, surprise);
+    let options = Options { cache_dtype: Dtype::I8, batch: 2, ..Options::default() };
+    check("delta-residual-i8", &spec(&[block(DELTA, &caching, "")]), options);
+}
+
+#[test]
+fn lstm_sigmoid_with_gates() {
+    let spec = spec(&[block(LSTM, &caching("sigmoid", "restart", ""), "")]);
+    check("lstm-sigmoid", &spec, Options { gates: true, ..Options::default() });
+}
+
+#[test]
+fn attention() {
+    check("attention", &spec(&[block(ATTENTION, &caching("none", "continue", ""), "")]), Options::default());
 }

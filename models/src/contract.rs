@@ -87,8 +87,8 @@ pub struct Contract {
     pub state: Vec<StateTensor>,
     /// Tensors of the checkpoint cache; empty when nothing is read back.
     pub cache: Vec<CacheTensor>,
-    /// One entry for each block that calls a memory function, in the order of the blocks: the function and its
-    /// meaning, for a runtime that puts a kernel in its place. A memory of standard operations alone has none.
+    /// One entry for each block, in the order of the blocks: the memory function that it calls and its meaning, for a
+    /// runtime that puts a kernel in its place.
     #[serde(default)]
     pub blocks: Vec<BlockFunction>,
 }
@@ -245,8 +245,7 @@ pub struct BlockFunction {
 
 /// What a memory function computes: one block's write and read, for d_model = `num_heads` · `head_size`.
 ///
-/// Its inputs and outputs are the lists of [`MemoryFunction::inputs`] and [`MemoryFunction::outputs`]. Of a memory that
-/// is not [called](MemoryFunction::is_called) there are only its tensors.
+/// Its inputs and outputs are the lists of [`MemoryFunction::inputs`] and [`MemoryFunction::outputs`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemoryFunction {
     /// H.
@@ -335,12 +334,6 @@ pub enum Role {
 }
 
 impl MemoryFunction {
-    /// Whether a block calls it. A GRU or an LSTM without aggregation reads no checkpoint, which leaves a kernel nothing
-    /// to stream: its step is standard operations of the main graph.
-    pub fn is_called(&self) -> bool {
-        !self.memory.is_recurrent() || self.is_cached()
-    }
-
     /// The first thing in it that function bodies and kernels cannot compute yet, by its name in `config.json`.
     pub fn unsupported(&self) -> Option<String> {
         let caching = &self.caching;
@@ -618,7 +611,11 @@ impl Contract {
     fn check_lists(&self) -> Result<(), ContractError> {
         for (key, found) in [("state", self.state.len()), ("cache", self.cache.len())] {
             if found > MAX_TENSORS {
-                return Err(value(key, format!("a list of {found}"), format!("at most {MAX_TENSORS} tensors")));
+                return Err(value(
+                    key,
+                    format!("a list of {found}"),
+                    format!("at most {MAX_TENSORS} tensors"),
+                ));
             }
         }
         if let Input::Features { size, names, units, .. } = &self.input {

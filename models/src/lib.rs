@@ -2,7 +2,9 @@
 //!
 //! - [`spec`]: `config.json`, checked when it is parsed.
 //! - [`Weights`]: `model.safetensors`, checked against the spec.
-//! - [`Model::load`]: both, from a model directory or a training checkpoint (`.pt`), which is never executed.
+//! - [`Model::load`]: both, from a model directory (of one file of tensors, or of shards) or a training checkpoint (`.pt`),
+//!   which is never executed.
+//! - [`Model::convert`]: a model of a plain `torch.nn.GRU` or `LSTM`; [`Model::save`]: a model as a directory.
 //! - [`mod@reference`]: the model as its equations say it, in f64: what every other path is held against.
 //! - [`Golden`]: a recorded run, `golden.safetensors`.
 //! - [`contract`]: names, shapes and roles of a step graph's tensors, as they travel inside every `.onnx`.
@@ -11,7 +13,10 @@ pub mod contract;
 mod golden;
 mod load;
 mod pytorch;
+mod recurrent;
 pub mod reference;
+mod save;
+mod shards;
 pub mod spec;
 mod tensor;
 mod weights;
@@ -19,5 +24,8 @@ mod weights;
 pub use golden::{Golden, GoldenError, Samples};
 pub use load::{LoadError, Model};
 pub use pytorch::{PickleError, PytorchError};
+pub use recurrent::{ConvertError, Converted, HeadKind, Settings, Unsaid, recurrent_from_state_dict};
+pub use save::SaveError;
+pub use shards::ShardError;
 pub use tensor::{Tensor, write_safetensors};
-pub use weights::{Parameter, Weights, WeightsError, parameters};
+pub use weights::{Parameter, Weights, WeightsError, collapses, parameters};

@@ -7,7 +7,7 @@ pub const FORMAT: &str = "mcedge/1";
 
 /// The largest size of any one dimension: far past what an edge machine holds, near enough to keep products of
 /// a few of them inside 64 bits.
-const MAX_SIZE: usize = 1 << 20;
+pub(crate) const MAX_SIZE: usize = 1 << 20;
 const MAX_BLOCKS: usize = 256;
 const MAX_DEPTH: usize = 8;
 /// The most losses that a segmentation by surprise looks back on: each is read again at every token.
@@ -553,6 +553,13 @@ impl Spec {
         end.map_err(|error| SpecError::Json { path: ".".into(), message: error.to_string() })?;
         spec.check()?;
         Ok(spec)
+    }
+
+    /// `config.json`, for people to read too.
+    pub fn to_json(&self) -> String {
+        let mut json = serde_json::to_string_pretty(self).expect("a spec has string keys and plain values");
+        json.push('\n');
+        json
     }
 
     /// Checks a `Spec` that was put together in code.

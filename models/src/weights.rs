@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 
-use crate::spec::{Aggregation, Block, Coefficient, Input, Memory, Norm, Query, Spec};
+use crate::spec::{Aggregation, Block, Coefficient, Init, Input, Memory, Norm, Query, Segmentation, Spec};
 use crate::tensor::{Float, Tensor, elements, write_safetensors};
 
 /// The largest number of elements of one parameter: 2 GiB of f32.
@@ -115,15 +116,7 @@ impl Weights {
         let file = SafeTensors::deserialize(bytes).map_err(WeightsError::Format)?;
         let views: BTreeMap<String, _> = file.tensors().into_iter().collect();
         check_names(spec, views.iter().map(|(name, view)| (name.as_str(), view.shape())))?;
-        let mut tensors = BTreeMap::new();
-        for (name, view) in views {
-            let Some(float) = Float::from_safetensors(view.dtype()) else {
-                return Err(WeightsError::Dtype { name, found: format!("{:?}", view.dtype()) });
-            };
-            let tensor = Tensor { shape: view.shape().to_vec(), data: float.decode(view.data()) };
-            tensors.insert(name, tensor);
-        }
-        Self::from_named(tensors)
+        Self::from_named(decode(&file)?)
     }
 
     /// Checks tensors that were made in code.
@@ -138,16 +131,7 @@ impl Weights {
 
     /// Tensors whose names and shapes are known to be right.
     fn from_named(tensors: BTreeMap<String, Tensor>) -> Result<Self, WeightsError> {
-        for (name, tensor) in &tensors {
-            if elements(&tensor.shape) != Some(tensor.data.len()) {
-                let (shape, found) = (tensor.shape.clone(), tensor.data.len());
-                return Err(WeightsError::Length { name: name.clone(), shape, found });
-            }
-            if let Some(index) = tensor.data.iter().position(|x| !x.is_finite()) {
-                let value = tensor.data[index];
-                return Err(WeightsError::NotFinite { name: name.clone(), index, value });
-            }
-        }
+        tensors.iter().try_for_each(|(name, tensor)| check_values(name, tensor))?;
         Ok(Weights { tensors })
     }
 
@@ -171,23 +155,83 @@ impl Weights {
     }
 }
 
+/// The tensors of a file, as f32.
+pub(crate) fn decode(file: &SafeTensors<'_>) -> Result<BTreeMap<String, Tensor>, WeightsError> {
+    // By name in order, so that of several faults it is always the same one that is told.
+    let views: BTreeMap<&str, TensorView<'_>> = file.iter().collect();
+    views.into_iter().map(|(name, view)| Ok((name.to_owned(), decode_one(name, &view)?))).collect()
+}
+
+/// One tensor of a file, as f32.
+pub(crate) fn decode_one(name: &str, view: &TensorView<'_>) -> Result<Tensor, WeightsError> {
+    let Some(float) = Float::from_safetensors(view.dtype()) else {
+        return Err(WeightsError::Dtype { name: name.to_owned(), found: format!("{:?}", view.dtype()) });
+    };
+    Ok(Tensor { shape: view.shape().to_vec(), data: float.decode(view.data()) })
+}
+
+/// As many numbers as the shape says, all of them finite.
+pub(crate) fn check_values(name: &str, tensor: &Tensor) -> Result<(), WeightsError> {
+    let name = || name.to_owned();
+    if elements(&tensor.shape) != Some(tensor.data.len()) {
+        let (shape, found) = (tensor.shape.clone(), tensor.data.len());
+        return Err(WeightsError::Length { name: name(), shape, found });
+    }
+    match tensor.data.iter().position(|x| !x.is_finite()) {
+        Some(index) => Err(WeightsError::NotFinite { name: name(), index, value: tensor.data[index] }),
+        None => Ok(()),
+    }
+}
+
+/// Holds a shape against the declared one.
+pub(crate) fn check_shape(name: &str, found: &[usize], expected: &[usize]) -> Result<(), WeightsError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(WeightsError::Shape { name: name.to_owned(), found: found.to_vec(), expected: expected.to_vec() })
+}
+
+fn check_size(parameter: &Parameter) -> Result<(), WeightsError> {
+    if elements(&parameter.shape).is_some_and(|n| n <= MAX_ELEMENTS) {
+        return Ok(());
+    }
+    Err(WeightsError::Size { name: parameter.name.clone(), shape: parameter.shape.clone() })
+}
+
+/// No parameter is too large to be made.
+pub(crate) fn check_sizes(spec: &Spec) -> Result<(), WeightsError> {
+    parameters(spec).iter().try_for_each(check_size)
+}
+
+/// Whether all that a block ever reads is one matrix that is never reset: the residual sum of restarted segments of a
+/// linear memory that is not normalised and starts at zero. Such a block needs no checkpoints to compute what it would
+/// with all of them.
+///
+/// Logarithmic segments are left out: a cache too small for their few checkpoints was meant to forget. So are those cut
+/// by surprise: their losses are those of a memory that restarts.
+pub fn collapses(spec: &Spec, weights: &Weights, block: usize) -> bool {
+    let Some(Block { memory, caching, .. }) = spec.blocks.get(block) else { return false };
+    let initial = weights.get(&format!("blocks.{block}.memory.init.m"));
+    matches!(memory, Memory::Linear { normalized: false, .. })
+        && caching.aggregation == Aggregation::Residual
+        && caching.init == Init::Restart
+        && matches!(caching.segmentation, Segmentation::Constant { .. })
+        && initial.is_none_or(|m| m.data.iter().all(|&x| x == 0.0))
+}
+
 /// Holds names and shapes against the spec, both ways.
-fn check_names<'a>(
+pub(crate) fn check_names<'a>(
     spec: &Spec,
     found: impl Iterator<Item = (&'a str, &'a [usize])>,
 ) -> Result<(), WeightsError> {
     let mut found: BTreeMap<&str, &[usize]> = found.collect();
-    for Parameter { name, shape: expected, optional } in parameters(spec) {
-        if elements(&expected).is_none_or(|n| n > MAX_ELEMENTS) {
-            return Err(WeightsError::Size { name, shape: expected });
-        }
+    for parameter in parameters(spec) {
+        check_size(&parameter)?;
+        let Parameter { name, shape: expected, optional } = parameter;
         match found.remove(name.as_str()) {
             None if optional => {}
             None => return Err(WeightsError::Missing { name, expected }),
-            Some(found) if found != expected => {
-                return Err(WeightsError::Shape { name, found: found.to_vec(), expected });
-            }
-            Some(_) => {}
+            Some(found) => check_shape(&name, found, &expected)?,
         }
     }
     match found.keys().next() {

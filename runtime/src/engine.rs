@@ -1,59 +1,50 @@
-//! One stream through a step graph: the owner of all that the stream remembers.
+//! Streams through a model's graphs: the owner of all that they remember.
 
-use std::mem;
+use mcedge_models::contract::{Contract, Input};
 
-use mcedge_models::contract::{Contract, Dtype, Input, Reset};
-
-use crate::backend::{Backend, Buffer, Cells, CellsMut, Element};
+pub use self::backlog::Backlog;
+pub use self::gates::BlockGates;
+use self::graph::Graph;
+use self::streams::Streams;
+use crate::backend::{Backend, Buffer, Cells, CellsMut};
 use crate::cache::CheckpointCache;
 use crate::{Error, Model, Policy};
 
+mod backlog;
+mod gates;
+mod graph;
+mod outputs;
+mod streams;
 #[cfg(test)]
 mod tests;
 
-/// One stream: state, checkpoint cache and position, over a backend.
+/// A batch of B streams, independent of each other: state, checkpoint caches and positions, over a backend.
 ///
 /// # Invariants
 ///
-/// - `tokens` counts the committed steps; the online segment's length follows from it.
-/// - `past`, the cache and `tokens` change together, after all that can fail: a failed step leaves the stream as
-///   it was.
-/// - Every buffer is allocated by [`Engine::new`] or handed over by the backend in exchange for one: memory does
-///   not grow with the stream.
+/// - State, cache and clock of a stream change together, after all that can fail: a failed call leaves every stream as
+///   it was after its last committed token.
+/// - Every buffer is allocated by [`Engine::new`] or handed over by the backend in exchange for one: memory does not
+///   grow with the streams. The one exception is bounded by the contract's chunk: [`Engine::catch_up`]'s input.
 pub struct Engine<B: Backend> {
-    backend: B,
     contract: Contract,
-    /// One a graph input, in the backend's order.
-    feeds: Vec<Feed>,
-    /// Index of the graph output `output`.
-    output: usize,
-    /// Index of the graph output `present`, one a state tensor.
-    present: Vec<usize>,
-    /// One a state tensor, as `past`.
-    initial: Vec<Vec<f32>>,
-    past: Vec<B::Tensor>,
-    /// The last run's, one a graph output.
-    outputs: Vec<B::Tensor>,
-    cache: CheckpointCache<B::Tensor>,
-    input: B::Tensor,
-    segment_length: B::Tensor,
-    cache_length: B::Tensor,
-    segment_tokens: usize,
-    tokens: u64,
+    streams: Streams<B::Tensor>,
+    step: Graph<B>,
+    chunk: Option<Graph<B>>,
 }
 
-/// What a graph input is fed with.
-#[derive(Clone, Copy)]
-enum Feed {
-    Input,
-    Past(usize),
-    Cache(usize),
-    SegmentLength,
-    CacheLength,
+/// What a stream is given: one sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sample<'a> {
+    /// `[input.size]`, in the units of the model's card.
+    Features(&'a [f32]),
+    /// One token, `0..vocab_size`.
+    Token(i64),
 }
 
 impl<B: Backend> Engine<B> {
-    /// A stream at its start. Everything that it will ever hold is allocated here.
+    /// The model's batch of streams at their start, over `backend`, which has loaded `step.onnx`. Everything that they
+    /// will ever hold is allocated here.
     ///
     /// # Errors
     ///
@@ -61,234 +52,146 @@ impl<B: Backend> Engine<B> {
     /// there is no memory.
     pub fn new(model: &Model, backend: B, policy: Policy) -> Result<Self, Error> {
         let contract = model.contract().clone();
-        let segment_tokens = supported(&contract)?;
-        let feeds = backend.inputs().iter().map(|name| feed(&contract, name)).collect::<Result<_, _>>()?;
-        let find = |name: &str| {
-            let found = backend.outputs().iter().position(|output| output == name);
-            found.ok_or_else(|| {
-                disagree(format!("outputs {:?}", backend.outputs()), format!("output `{name}`"))
-            })
-        };
-        let output = find("output")?;
-        let present = contract.state.iter().map(|state| find(&state.present)).collect::<Result<_, _>>()?;
-        let zeros = |shape: &[usize]| backend.zeros(Element::F32, shape);
-        let past = contract.state.iter().map(|state| zeros(&state.shape)).collect::<Result<_, _>>()?;
-        let outputs = backend.outputs().iter().map(|_| zeros(&[1])).collect::<Result<_, _>>()?;
-        let caches = contract.cache.iter().map(|cache| backend.zeros(element(cache.dtype), &cache.shape));
-        let cache = CheckpointCache::new(&contract, caches.collect::<Result<_, _>>()?, policy);
-        let mut engine = Self {
-            input: input_tensor(&backend, &contract)?,
-            segment_length: backend.zeros(Element::I64, &[contract.batch])?,
-            cache_length: backend.zeros(Element::I64, &[contract.batch])?,
-            initial: model.initial().to_vec(),
-            tokens: 0,
-            backend,
-            contract,
-            feeds,
-            output,
-            present,
-            past,
-            outputs,
-            cache,
-            segment_tokens,
-        };
-        engine.reset();
-        Ok(engine)
+        let gated = gates::blocks(&contract, backend.outputs());
+        let step = Graph::new(backend, &contract, &gated)?;
+        let streams = Streams::new(model, step.backend(), &gated, policy)?;
+        Ok(Self { contract, streams, step, chunk: None })
     }
 
-    /// Runs one sample and returns the output `[output.size]`, valid until the next call.
+    /// The same streams with a graph for [`Engine::catch_up`]: `backend` has loaded `chunk.onnx`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::new`].
+    pub fn with_chunks(mut self, backend: B) -> Result<Self, Error> {
+        self.chunk = Some(Graph::new(backend, &self.contract, &self.streams.gated())?);
+        Ok(self)
+    }
+
+    /// Runs one sample of the only stream and returns its output `[output.size]`, valid until the next call.
     ///
     /// `features` is one sample, `[input.size]`, in the units of the model's card.
     ///
     /// # Errors
     ///
-    /// [`Error::Kind`] when the model takes tokens; [`Error::Length`] when `features` is not `[input.size]`;
-    /// [`Error::Backend`] when the backend fails. Either way the stream is unchanged, and the call may be repeated.
+    /// As [`Engine::push_batch`].
     pub fn push(&mut self, features: &[f32]) -> Result<&[f32], Error> {
-        let Input::Features { size, .. } = self.contract.input else {
-            return Err(Error::Kind { found: "a sample", expected: "tokens" });
-        };
-        if features.len() != size {
-            return Err(Error::Length { found: features.len(), expected: size });
-        }
-        if let CellsMut::F32(cells) = self.input.cells_mut() {
-            cells.copy_from_slice(features);
-        }
-        self.step()
+        self.push_batch(&[Some(Sample::Features(features))])
     }
 
-    /// Runs one token and returns the output `[output.size]`, valid until the next call.
+    /// Runs one token of the only stream and returns its output `[output.size]`, valid until the next call.
     ///
     /// # Errors
     ///
-    /// [`Error::Kind`] when the model takes samples; [`Error::Token`] when `token` is outside the vocabulary;
-    /// [`Error::Backend`] when the backend fails. Either way the stream is unchanged, and the call may be repeated.
+    /// As [`Engine::push_batch`].
     pub fn push_token(&mut self, token: i64) -> Result<&[f32], Error> {
-        let Input::Tokens { vocab_size } = self.contract.input else {
-            return Err(Error::Kind { found: "a token", expected: "samples" });
-        };
-        if !usize::try_from(token).is_ok_and(|token| token < vocab_size) {
-            return Err(Error::Token { found: token, vocab_size });
-        }
-        set(&mut self.input, token);
-        self.step()
+        self.push_batch(&[Some(Sample::Token(token))])
     }
 
-    /// Goes back to the start of a stream.
+    /// Runs one sample of each stream that has one, and returns the outputs `[B, output.size]`, valid until the next
+    /// call.
+    ///
+    /// `samples` is `[B]`. A stream without a sample stays exactly as it was; its row of the outputs means nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] when there are not B samples; [`Error::Kind`] when the model takes tokens and a sample has
+    /// features, or the other way round; [`Error::Length`] when features are not `[input.size]`; [`Error::Token`] when a
+    /// token is outside the vocabulary; [`Error::Diverged`] when a stream's numbers are finite no longer;
+    /// [`Error::Backend`] when the backend fails. In a batch of several the first four say which stream, as an
+    /// [`Error::Stream`]. Whatever it is, no stream has changed, and the call may be repeated.
+    pub fn push_batch(&mut self, samples: &[Option<Sample<'_>>]) -> Result<&[f32], Error> {
+        if samples.len() != self.contract.batch {
+            return Err(Error::Batch { found: samples.len(), expected: self.contract.batch });
+        }
+        for (stream, sample) in samples.iter().enumerate() {
+            sample.map_or(Ok(()), |sample| self.check(stream, sample))?;
+        }
+        for (stream, sample) in samples.iter().enumerate() {
+            self.streams.set_active(stream, sample.is_some());
+            if let Some(sample) = *sample {
+                self.step.feed(stream, sample);
+            }
+        }
+        if samples.iter().any(Option::is_some) {
+            self.run_step()?;
+        }
+        Ok(self.step.outputs.output())
+    }
+
+    /// Takes every stream back to its start.
     pub fn reset(&mut self) {
-        for (past, initial) in self.past.iter_mut().zip(&self.initial) {
-            write(past, initial);
-        }
-        self.cache.clear();
-        self.tokens = 0;
+        (0..self.contract.batch).for_each(|stream| self.reset_stream(stream));
     }
 
-    /// Tokens committed since the start of the stream.
+    /// Takes stream `stream`, `0..B`, back to its start; the others go on.
+    pub fn reset_stream(&mut self, stream: usize) {
+        self.streams.reset(stream);
+    }
+
+    /// Tokens committed since the start, over all streams.
     pub fn tokens(&self) -> u64 {
-        self.tokens
+        (0..self.contract.batch).map(|stream| self.tokens_of(stream)).sum()
     }
 
-    /// The checkpoint cache.
+    /// Tokens of stream `stream`, `0..B`, committed since its start.
+    pub fn tokens_of(&self, stream: usize) -> u64 {
+        self.streams.clock(stream).tokens()
+    }
+
+    /// The checkpoint cache of all streams.
     pub fn cache(&self) -> &CheckpointCache<B::Tensor> {
-        &self.cache
+        self.streams.cache()
     }
 
-    /// What the graph takes and gives.
+    /// Who was read for the last token of stream `stream`, `0..B`, block by block; nothing when the graph has no
+    /// `gates.{i}`.
+    pub fn gates(&self, stream: usize) -> impl Iterator<Item = BlockGates<'_>> {
+        self.streams.gates(stream)
+    }
+
+    /// What the graphs take and give.
     pub fn contract(&self) -> &Contract {
         &self.contract
     }
 
-    fn step(&mut self) -> Result<&[f32], Error> {
-        let inside = self.inside() as i64;
-        set(&mut self.segment_length, inside);
-        set(&mut self.cache_length, self.cache.len() as i64);
-        let inputs = self.feeds.iter().map(|feed| match *feed {
-            Feed::Input => &self.input,
-            Feed::Past(i) => &self.past[i],
-            Feed::Cache(i) => &self.cache.tensors()[i],
-            Feed::SegmentLength => &self.segment_length,
-            Feed::CacheLength => &self.cache_length,
-        });
-        self.backend.run(inputs, &mut self.outputs)?;
-        check_outputs(&self.contract, &self.outputs, &self.present, self.output, self.tokens)?;
-
-        // Commit. Nothing below this line can fail.
-        for (past, &present) in self.past.iter_mut().zip(&self.present) {
-            mem::swap(past, &mut self.outputs[present]);
-        }
-        self.tokens += 1;
-        if self.inside() == 0 {
-            self.end_segment();
-        }
-        Ok(f32s(&self.outputs[self.output]))
-    }
-
-    /// Tokens in the online segment.
-    fn inside(&self) -> usize {
-        // The remainder is below the segment's length, so it fits.
-        (self.tokens % self.segment_tokens as u64) as usize
-    }
-
-    fn end_segment(&mut self) {
-        self.cache.push(&self.past, self.segment_tokens);
-        for (i, state) in self.contract.state.iter().enumerate() {
-            if state.reset != Reset::Never {
-                write(&mut self.past[i], &self.initial[i]);
+    /// Whether stream `stream` can take this sample.
+    fn check(&self, stream: usize, sample: Sample<'_>) -> Result<(), Error> {
+        let result = match (sample, &self.contract.input) {
+            (Sample::Features(features), &Input::Features { size, .. }) if features.len() != size => {
+                Err(Error::Length { found: features.len(), expected: size })
             }
+            (Sample::Token(token), &Input::Tokens { vocab_size })
+                if !usize::try_from(token).is_ok_and(|token| token < vocab_size) =>
+            {
+                Err(Error::Token { found: token, vocab_size })
+            }
+            (Sample::Features(_), Input::Tokens { .. }) => Err(kind("a sample", "tokens")),
+            (Sample::Token(_), Input::Features { .. }) => Err(kind("a token", "samples")),
+            (Sample::Features(_), Input::Features { .. }) | (Sample::Token(_), Input::Tokens { .. }) => {
+                Ok(())
+            }
+        };
+        match result {
+            Err(source) if self.contract.batch > 1 => Err(Error::Stream { stream, source: Box::new(source) }),
+            result => result,
         }
     }
-}
 
-/// The backend's outputs have the contract's sizes; a graph that lies about them must not reach the state.
-fn check_outputs<T: Buffer>(
-    contract: &Contract,
-    outputs: &[T],
-    present: &[usize],
-    output: usize,
-    tokens: u64,
-) -> Result<(), Error> {
-    let check = |name: &str, tensor: &T, expected: usize| match tensor.cells() {
-        Cells::F32(cells) if cells.len() == expected => Ok(()),
-        Cells::F32(cells) => {
-            Err(disagree(format!("{} values in `{name}`", cells.len()), expected.to_string()))
+    /// Runs what the step graph has been fed with, and commits it.
+    fn run_step(&mut self) -> Result<(), Error> {
+        self.step.run(&self.streams)?;
+        if let Some((tensor, stream)) = self.step.outputs.not_finite(self.streams.active()) {
+            let (token, stream) = (self.tokens_of(stream), (self.contract.batch > 1).then_some(stream));
+            return Err(Error::Diverged { tensor: tensor.to_owned(), token, stream });
         }
-        _ => Err(disagree(format!("`{name}` of another type"), "f32".into())),
-    };
-    check("output", &outputs[output], contract.batch * contract.output.size)?;
-    if f32s(&outputs[output]).iter().any(|x| !x.is_finite()) {
-        return Err(Error::Diverged { token: tokens });
-    }
-    for (state, &index) in contract.state.iter().zip(present) {
-        check(&state.present, &outputs[index], state.shape.iter().product())?;
-    }
-    Ok(())
-}
-
-/// Tokens in a segment, for a contract that this engine can run.
-fn supported(contract: &Contract) -> Result<usize, Error> {
-    if contract.batch != 1 {
-        return Err(Error::Unsupported { found: format!("batch {}", contract.batch), expected: "1" });
-    }
-    for cache in &contract.cache {
-        let unsupported = |found: String, expected| Err(Error::Unsupported { found, expected });
-        if contract.state.iter().all(|state| state.present != cache.from) {
-            return unsupported(
-                format!("`{}`, copied from `{}`", cache.name, cache.from),
-                "copies of the state",
-            );
-        }
-        if cache.dtype == Dtype::I8 {
-            return unsupported(format!("`{}` of type i8", cache.name), "f32 and f16 caches");
-        }
-    }
-    let tokens = contract.segment_tokens();
-    tokens.ok_or_else(|| Error::Unsupported {
-        found: format!("segments {:?}", contract.segmentation),
-        expected: "constant segments",
-    })
-}
-
-fn feed(contract: &Contract, name: &str) -> Result<Feed, Error> {
-    let state = contract.state.iter().position(|state| state.past == name).map(Feed::Past);
-    let cache = || contract.cache.iter().position(|cache| cache.name == name).map(Feed::Cache);
-    let feed = match name {
-        "input" => Some(Feed::Input),
-        "segment.length" => Some(Feed::SegmentLength),
-        "cache.length" => Some(Feed::CacheLength),
-        _ => state.or_else(cache),
-    };
-    feed.ok_or_else(|| disagree(format!("input `{name}`"), "no such tensor".into()))
-}
-
-fn disagree(found: String, expected: String) -> Error {
-    Error::Graph { found, expected }
-}
-
-fn input_tensor<B: Backend>(backend: &B, contract: &Contract) -> Result<B::Tensor, Error> {
-    match contract.input {
-        Input::Features { size, .. } => backend.zeros(Element::F32, &[contract.batch, 1, size]),
-        Input::Tokens { .. } => backend.zeros(Element::I64, &[contract.batch, 1]),
+        self.streams.commit(&mut self.step.outputs, 1);
+        Ok(())
     }
 }
 
-fn element(dtype: Dtype) -> Element {
-    match dtype {
-        Dtype::F32 => Element::F32,
-        Dtype::F16 => Element::F16,
-        Dtype::I8 => Element::I8,
-    }
-}
-
-fn set<T: Buffer>(tensor: &mut T, value: i64) {
-    if let CellsMut::I64(cells) = tensor.cells_mut() {
-        cells.fill(value);
-    }
-}
-
-fn write<T: Buffer>(tensor: &mut T, values: &[f32]) {
-    if let CellsMut::F32(cells) = tensor.cells_mut() {
-        cells.copy_from_slice(values);
-    }
+fn kind(found: &'static str, expected: &'static str) -> Error {
+    Error::Kind { found, expected }
 }
 
 fn f32s<T: Buffer>(tensor: &T) -> &[f32] {
@@ -296,4 +199,23 @@ fn f32s<T: Buffer>(tensor: &T) -> &[f32] {
         Cells::F32(cells) => cells,
         _ => &[],
     }
+}
+
+fn f32s_mut<T: Buffer>(tensor: &mut T) -> &mut [f32] {
+    match tensor.cells_mut() {
+        CellsMut::F32(cells) => cells,
+        _ => &mut [],
+    }
+}
+
+/// Stream `stream`'s part of a tensor `[B, …]`.
+fn part<T>(cells: &[T], stream: usize, batch: usize) -> &[T] {
+    let elements = cells.len() / batch;
+    &cells[stream * elements..(stream + 1) * elements]
+}
+
+/// As [`part`], to write.
+fn part_mut<T>(cells: &mut [T], stream: usize, batch: usize) -> &mut [T] {
+    let elements = cells.len() / batch;
+    &mut cells[stream * elements..(stream + 1) * elements]
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use mcedge_models::contract::ContractError;
 
-/// An error of the runtime. The stream that it came from is as it was before the call.
+/// An error of the runtime. The streams that it came from are as they were after their last committed token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -35,19 +35,51 @@ pub enum Error {
         /// What the contract declares.
         expected: String,
     },
-    /// A contract that this engine does not run.
-    #[error("the model has {found}, this engine runs {expected}")]
-    Unsupported {
-        /// What the contract declares.
-        found: String,
-        /// What would do.
-        expected: &'static str,
+    /// `chunk.onnx` and `step.onnx` are of different exports.
+    #[error("chunk.onnx and step.onnx are not of one export: their contracts differ in `{key}`")]
+    Chunk {
+        /// The first key of the contract that differs.
+        key: &'static str,
+    },
+    /// A bundle that declares chunks without a graph for them.
+    #[error("the bundle has no chunk.onnx, step.onnx declares chunks of {tokens} tokens")]
+    NoChunk {
+        /// The most tokens of a chunk.
+        tokens: usize,
     },
     /// The model's numbers have left the finite: it diverges, or the input is far from what it was trained on.
-    #[error("the output for token {token} is not finite: the model diverges")]
+    #[error("{}", diverged(tensor, *token, *stream))]
     Diverged {
-        /// Index of the token, from 0.
+        /// The graph's output that is not finite: `present.0.m`, `output`, …
+        tensor: String,
+        /// Index of the token in its stream, from 0.
         token: u64,
+        /// The stream, in a batch of several.
+        stream: Option<usize>,
+    },
+    /// What is wrong with one stream of a batch of several.
+    #[error("stream {stream}")]
+    Stream {
+        /// The stream.
+        stream: usize,
+        /// What is wrong.
+        source: Box<Error>,
+    },
+    /// Samples for another number of streams.
+    #[error("found samples for {found} of the model's streams, expected one or none for each of {expected}")]
+    Batch {
+        /// Samples given.
+        found: usize,
+        /// Streams of the model.
+        expected: usize,
+    },
+    /// A backlog whose streams are not equally many whole samples.
+    #[error("a backlog of {found} values, expected a multiple of {multiple}: one sample for each stream")]
+    Backlog {
+        /// Values given.
+        found: usize,
+        /// Values of one sample for each stream.
+        multiple: usize,
     },
     /// A sample of another length.
     #[error("a sample has {found} values, the model takes {expected}")]
@@ -99,4 +131,16 @@ pub enum Error {
         /// Why not.
         message: String,
     },
+}
+
+/// Names the block and its tensor, where the graph's name of it has them.
+fn diverged(tensor: &str, token: u64, stream: Option<usize>) -> String {
+    let stream = stream.map_or_else(String::new, |stream| format!("stream {stream}: "));
+    let memory = tensor.strip_prefix("present.").and_then(|rest| rest.split_once('.'));
+    match memory {
+        Some((block, name)) => format!(
+            "{stream}block {block}'s memory `{name}` is not finite after token {token}: the model diverges"
+        ),
+        None => format!("{stream}`{tensor}` is not finite for token {token}: the model diverges"),
+    }
 }

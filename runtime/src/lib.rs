@@ -7,6 +7,7 @@
 
 mod backend;
 mod cache;
+mod clock;
 mod engine;
 mod error;
 pub mod kernel;
@@ -21,8 +22,8 @@ pub use backend::ort_library::OnnxRuntime;
 #[cfg(feature = "tract")]
 pub use backend::tract::Tract;
 pub use backend::{Backend, Buffer, Cells, CellsMut, Element};
-pub use cache::{CheckpointCache, cache_bytes};
-pub use engine::Engine;
+pub use cache::{CheckpointCache, Slots, cache_bytes};
+pub use engine::{Backlog, BlockGates, Engine, Sample};
 pub use error::Error;
 pub use kernel::Isa;
 pub use mcedge_models::contract;

@@ -1,5 +1,6 @@
 //! Bytes to a checked model: the only door into the runtime.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use mcedge_models::contract::{Contract, StateTensor};
@@ -11,10 +12,11 @@ use crate::Error;
 ///
 /// # Invariants
 ///
-/// The contract is that of `step`, and `initial` has one entry a state tensor, in the contract's order, each with
-/// the tensor's number of elements.
+/// The contract is that of `step` and of `chunk`; there is a `chunk` when it declares chunks of more than one token.
+/// `initial` has one entry a state tensor, in the contract's order, each with the tensor's number of elements.
 pub struct Model {
     step: Vec<u8>,
+    chunk: Option<Vec<u8>>,
     contract: Contract,
     initial: Vec<Vec<f32>>,
 }
@@ -24,29 +26,52 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], [`Error::Contract`] or [`Error::InitialState`], naming the file.
+    /// [`Error::Read`], [`Error::Contract`] or [`Error::InitialState`], naming the file; [`Error::Chunk`] when
+    /// `chunk.onnx` has another contract than `step.onnx`, [`Error::NoChunk`] when it should be there and is not.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let read = |name: &str| {
             let path = dir.join(name);
             std::fs::read(&path).map_err(|source| Error::Read { path, source })
         };
-        let step = read("step.onnx")?;
-        let contract = Contract::from_onnx(&step)
-            .map_err(|source| Error::Contract { path: dir.join("step.onnx"), source })?;
-        let initial = initial_state(&read("initial_state.safetensors")?, &contract)?;
-        Ok(Self { step, contract, initial })
+        let chunk = match read("chunk.onnx") {
+            Ok(bytes) => Some(bytes),
+            Err(Error::Read { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Self::check(dir, read("step.onnx")?, chunk, || read("initial_state.safetensors"))
     }
 
-    /// A bundle that is in memory already: the bytes of `step.onnx` and of `initial_state.safetensors`.
+    /// A bundle that is in memory already: the bytes of `step.onnx`, of `chunk.onnx` where there is one, and of
+    /// `initial_state.safetensors`.
     ///
     /// # Errors
     ///
     /// As [`Model::open`].
-    pub fn from_bytes(step: Vec<u8>, initial_state_bytes: &[u8]) -> Result<Self, Error> {
-        let contract = Contract::from_onnx(&step)
-            .map_err(|source| Error::Contract { path: "step.onnx".into(), source })?;
-        let initial = initial_state(initial_state_bytes, &contract)?;
-        Ok(Self { step, contract, initial })
+    pub fn from_bytes(
+        step: Vec<u8>,
+        chunk: Option<Vec<u8>>,
+        initial_state_bytes: &[u8],
+    ) -> Result<Self, Error> {
+        Self::check(Path::new(""), step, chunk, || Ok(initial_state_bytes))
+    }
+
+    fn check<S: AsRef<[u8]>>(
+        dir: &Path,
+        step: Vec<u8>,
+        chunk: Option<Vec<u8>>,
+        initial_state_bytes: impl FnOnce() -> Result<S, Error>,
+    ) -> Result<Self, Error> {
+        let parse = |name: &str, bytes: &[u8]| {
+            Contract::from_onnx(bytes).map_err(|source| Error::Contract { path: dir.join(name), source })
+        };
+        let contract = parse("step.onnx", &step)?;
+        match &chunk {
+            Some(chunk) => equal(&parse("chunk.onnx", chunk)?, &contract)?,
+            None if contract.chunk > 1 => return Err(Error::NoChunk { tokens: contract.chunk }),
+            None => {}
+        }
+        let initial = initial_state(initial_state_bytes()?.as_ref(), &contract)?;
+        Ok(Self { step, chunk, contract, initial })
     }
 
     /// What the step graph takes and gives.
@@ -59,9 +84,37 @@ impl Model {
         &self.step
     }
 
+    /// The bytes of `chunk.onnx`, where there is one.
+    pub fn chunk(&self) -> Option<&[u8]> {
+        self.chunk.as_deref()
+    }
+
     /// The state at the start of a stream: one entry a state tensor, in the contract's order.
     pub fn initial(&self) -> &[Vec<f32>] {
         &self.initial
+    }
+}
+
+/// Two graphs that share a stream's state have one contract.
+fn equal(chunk: &Contract, step: &Contract) -> Result<(), Error> {
+    let keys = [
+        ("name", chunk.name == step.name),
+        ("batch", chunk.batch == step.batch),
+        ("capacity", chunk.capacity == step.capacity),
+        ("chunk", chunk.chunk == step.chunk),
+        ("input", chunk.input == step.input),
+        ("output", chunk.output == step.output),
+        ("segmentation", chunk.segmentation == step.segmentation),
+        ("init", chunk.init == step.init),
+        ("state", chunk.state == step.state),
+        ("cache", chunk.cache == step.cache),
+        ("blocks", chunk.blocks == step.blocks),
+        // What a later version adds.
+        ("schema", chunk == step),
+    ];
+    match keys.iter().find(|(_, is_equal)| !is_equal) {
+        Some(&(key, _)) => Err(Error::Chunk { key }),
+        None => Ok(()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which checkpoint goes when the cache is full.
 
+use crate::cache::Slots;
+
 /// Which checkpoint goes when the cache is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -10,11 +12,10 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// The slot for the next checkpoint, `0..capacity`, after `pushed` of them.
-    pub(crate) fn slot(self, pushed: u64, capacity: usize) -> usize {
+    /// The age of the checkpoint that goes, a position in [`Slots::by_age`], of which there is one at least.
+    pub(crate) fn victim(self, _slots: &Slots) -> usize {
         match self {
-            // The remainder is below the capacity, so it fits.
-            Policy::Oldest => (pushed % capacity as u64) as usize,
+            Policy::Oldest => 0,
         }
     }
 }

@@ -206,9 +206,9 @@ fn check(seed: u64, cache_dtype: Dtype, tolerance: f64, onnx_runtime: bool) -> V
     let input = samples(random, &spec, size * (capacity + 3) + 1);
     let expected = reference::run(&spec, &weights, input.stream(), Some(capacity)).unwrap();
     assert!(expected.iter().all(|x| x.is_finite()), "seed {seed} diverges: {spec:?}");
-    let options = mcedge_export::Options { capacity, cache_dtype };
+    let options = mcedge_export::Options { capacity, cache_dtype, ..Default::default() };
     let bundle = mcedge_export::bundle(&spec, &weights, options).unwrap();
-    let model = Model::from_bytes(bundle.step, &bundle.initial_state).unwrap();
+    let model = Model::from_bytes(bundle.step, None, &bundle.initial_state).unwrap();
     let mut errors = vec![("tract", error(&model, Tract::new(&model).unwrap(), &input, &expected))];
     if onnx_runtime {
         for (name, plain) in [("ort", false), ("ort plain", true)] {
@@ -246,7 +246,7 @@ fn sessions_may_be_made_at_once() {
     let spec = spec(random);
     let bundle =
         mcedge_export::bundle(&spec, &weights(random, &spec), mcedge_export::Options::default()).unwrap();
-    let model = Model::from_bytes(bundle.step, &bundle.initial_state).unwrap();
+    let model = Model::from_bytes(bundle.step, None, &bundle.initial_state).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| Ort::new(&model, &OrtOptions::default()).map(drop).unwrap());

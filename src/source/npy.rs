@@ -1,5 +1,7 @@
 //! NumPy arrays, read row by row.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mcedge_models::contract::Input;
 
@@ -21,6 +23,27 @@ pub struct Npy {
     /// One row, as it is in the file.
     row: Vec<u8>,
     input: Input,
+}
+
+/// The whole array of the file at `path`: its shape and its numbers, row-major.
+///
+/// # Errors
+///
+/// No such file, no `.npy`, or one whose data is not as long as its shape says.
+pub fn read(path: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+    let mut bytes = Bytes::open(path, Arc::default())?;
+    let Header { dtype, shape } = Header::read(&mut bytes)?;
+    let size = dtype.size();
+    let shape = shape.into_iter().map(usize::try_from).collect::<Result<Vec<usize>, _>>()?;
+    let expected = shape.iter().try_fold(size, |product, &size| product.checked_mul(size));
+    let found = bytes.total().map(|total| total.saturating_sub(bytes.consumed()));
+    ensure!(
+        found.is_some() && found == expected.map(|bytes| bytes as u64),
+        "has {found:?} bytes of data, expected those of {shape:?} {dtype:?}"
+    );
+    let mut data = vec![0; expected.unwrap_or_default()];
+    ensure!(bytes.fill(&mut data)? == data.len(), "ends inside its data");
+    Ok((shape, data.chunks_exact(size).map(|element| dtype.number(element)).collect()))
 }
 
 /// Element types, little-endian.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Attribute, Constant, Data, Element, Graph, Node, Type, Value};
+use super::{Attribute, Constant, Data, Element, Graph, Node, TOKENS, Type, Value, is_dynamic};
 
 /// Longer constants are named, not printed.
 const MAX_PRINTED: usize = 8;
@@ -12,6 +12,7 @@ impl Display for Element {
         f.write_str(match self {
             Element::F32 => "f32",
             Element::F16 => "f16",
+            Element::I8 => "i8",
             Element::I64 => "i64",
             Element::Bool => "bool",
         })
@@ -20,7 +21,8 @@ impl Display for Element {
 
 impl Display for Type {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}]", self.element, list(&self.shape, ","))
+        let sizes: Vec<String> = self.shape.iter().map(|&size| printed(size)).collect();
+        write!(f, "{}[{}]", self.element, sizes.join(","))
     }
 }
 
@@ -36,6 +38,7 @@ impl Display for Attribute {
             Attribute::Int(x) => write!(f, "{x}"),
             Attribute::Ints(xs) => write!(f, "[{}]", list(xs, ",")),
             Attribute::Float(x) => write!(f, "{x:?}"),
+            Attribute::Graph(graph) => write!(f, "{graph}"),
         }
     }
 }
@@ -75,12 +78,22 @@ impl Graph {
     }
 }
 
-/// The numbers of an f32 scalar or of a short int64 vector.
+/// The numbers of a scalar or of a short int64 vector.
 fn literal(constant: &Constant) -> Option<String> {
     match (&constant.data, constant.value.shape()) {
         (Data::F32(xs), []) => Some(format!("{:?}", xs[0])),
+        (Data::I64(xs), []) => Some(xs[0].to_string()),
         (Data::I64(xs), [0..=MAX_PRINTED]) => Some(format!("[{}]", list(xs, ","))),
         _ => None,
+    }
+}
+
+/// A size, or T + n.
+fn printed(size: usize) -> String {
+    match (is_dynamic(size), size as i64 - TOKENS as i64) {
+        (false, _) => size.to_string(),
+        (true, 0) => "T".to_owned(),
+        (true, more) => format!("T{more:+}"),
     }
 }
 

@@ -4,9 +4,10 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, PI};
 
-use mcedge_models::spec::{Coefficient, Deep, Memory, Objective, Sign};
+use mcedge_models::contract::Role;
+use mcedge_models::spec::{Deep, Memory, Objective, Sign};
 
-use super::Body;
+use super::{Body, Factor, Inputs, Token, Written};
 use crate::graph::{Graph, Value};
 
 /// One layer's parameters.
@@ -33,33 +34,48 @@ struct Hidden {
     cdf: Value,
 }
 
+/// The gradient of the loss by M(k): `factor` · `error`.
+struct Slope {
+    /// `[B, H, dh, 1]`.
+    error: Value,
+    factor: f32,
+    /// The loss itself, `[B, H]`, when the function gives it.
+    loss: Option<Value>,
+}
+
 impl Body<'_> {
     /// S ← μ S ± η ∇ℓ and M ← α M ± S, for every parameter: the parameters, then the momenta.
-    pub(super) fn write_mlp(&mut self, deep: &Deep, states: &[Value], k: &Value, v: &Value) -> Vec<Value> {
-        let (parameters, momenta) = states.split_at(self.parameter_count());
-        let step_size = constant(deep.step_size);
-        let (factor, adds) = match (&self.function.memory, deep.sign.unwrap_or_default()) {
-            (Memory::Dla(_), _) => (step_size, false),
-            (_, Sign::Descent) => (-step_size, true),
-            (_, Sign::Paper) => (-step_size, false),
+    pub(super) fn write_mlp(&mut self, deep: &Deep, inputs: &Inputs, token: &Token) -> Written {
+        let state = |index| inputs.given(Role::State(index)).clone();
+        let count = self.parameter_count();
+        let parameters: Vec<Value> = (0..count).map(state).collect();
+        let momenta: Vec<Value> = match deep.momentum {
+            0.0 => Vec::new(),
+            _ => (count..2 * count).map(state).collect(),
         };
-        let steps = self.scaled_gradients(deep, parameters, k, v, factor);
+        let [step_size, retention] = &token.coefficients[..] else { unreachable!("an MLP memory has two") };
+        let (sign, adds) = match (&self.function.memory, deep.sign.unwrap_or_default()) {
+            (Memory::Dla(_), _) => (1.0, false),
+            (_, Sign::Descent) => (-1.0, true),
+            (_, Sign::Paper) => (-1.0, false),
+        };
+        let (steps, loss) = self.steps(deep, &parameters, token, sign, step_size);
         let names: Vec<String> = self.function.tensors().into_iter().map(|tensor| tensor.name).collect();
-        let g = &mut self.graph;
-        let (mut written, mut moved) = (Vec::new(), Vec::new());
+        let (mut tensors, mut moved) = (Vec::new(), Vec::new());
         for (j, (parameter, mut s)) in parameters.iter().zip(steps).enumerate() {
             if let Some(momentum) = momenta.get(j) {
-                let kept = g.scale(momentum, deep.momentum);
-                let sum = g.add(&kept, &s);
-                s = g.label(sum, format!("present.s_{}", names[j]));
+                let kept = self.graph.scale(momentum, deep.momentum);
+                let sum = self.graph.add(&kept, &s);
+                s = self.graph.label(sum, format!("present.s_{}", names[j]));
                 moved.push(s.clone());
             }
-            let kept = g.scale(parameter, constant(deep.retention));
+            let kept = self.times(parameter, retention);
+            let g = &mut self.graph;
             let present = if adds { g.add(&kept, &s) } else { g.sub(&kept, &s) };
-            written.push(g.label(present, format!("present.{}", names[j])));
+            tensors.push(g.label(present, format!("present.{}", names[j])));
         }
-        written.extend(moved);
-        written
+        tensors.extend(moved);
+        Written { tensors, loss }
     }
 
     /// M(q) of memories side by side, `[B, lead…, dh]`.
@@ -98,25 +114,30 @@ impl Body<'_> {
         add_bias(&mut self.graph, z, layer, lead)
     }
 
-    /// factor · ∇ℓ with respect to each of `parameters`, in their order and shapes. The gradient is linear in that of
-    /// the loss, a vector: the factor goes there.
-    fn scaled_gradients(
+    /// sign · step size · ∇ℓ with respect to each of `parameters`, in their order and shapes, and ℓ when the function
+    /// gives it. The gradient is linear in that of the loss, a vector: the factors go there.
+    fn steps(
         &mut self,
         deep: &Deep,
         parameters: &[Value],
-        k: &Value,
-        v: &Value,
-        factor: f32,
-    ) -> Vec<Value> {
+        token: &Token,
+        sign: f32,
+        step_size: &Factor,
+    ) -> (Vec<Value>, Option<Value>) {
+        let (k, v) = token.pair();
         let layers = layers(deep, parameters);
         let Trace { inputs, hidden } = self.forward(&layers, k);
-        let error = self.error(deep, &layers, &inputs, k, v);
-        let factor = match deep.objective {
-            Objective::L2 => 2.0 * factor,
-            Objective::Dot => -factor,
+        let Slope { error, factor, loss } = self.error(deep, &layers, &inputs, k, v);
+        let delta = match step_size {
+            Factor::Constant(step_size) => {
+                let factor = self.graph.scalar(sign * factor * step_size);
+                self.graph.mul(&error, &factor)
+            }
+            Factor::Input(_) => {
+                let error = self.graph.scale(&error, sign * factor);
+                self.times(&error, step_size)
+            }
         };
-        let factor = self.graph.scalar(factor);
-        let delta = self.graph.mul(&error, &factor);
         let mut delta = self.graph.label(delta, format!("delta{}", layers.len())); // factor · ∂ℓ/∂z_L
         let mut gradients = Vec::new();
         for (j, (layer, input)) in layers.iter().zip(&inputs).enumerate().rev() {
@@ -138,7 +159,7 @@ impl Body<'_> {
             }
         }
         gradients.reverse();
-        gradients
+        (gradients, loss)
     }
 
     /// The layers' inputs at k; the last layer's sum is left to the loss.
@@ -153,15 +174,31 @@ impl Body<'_> {
         trace
     }
 
-    /// M(k) − v of `l2`, whose loss has the gradient 2 (M(k) − v); v of `dot`, whose loss has −v.
-    fn error(&mut self, deep: &Deep, layers: &[Layer<'_>], inputs: &[Value], k: &Value, v: &Value) -> Value {
-        if deep.objective == Objective::Dot {
-            return v.clone();
+    /// The gradient of the loss by the memory's answer: 2 (M(k) − v) of `l2`, −v of `dot`.
+    fn error(&mut self, deep: &Deep, layers: &[Layer<'_>], inputs: &[Value], k: &Value, v: &Value) -> Slope {
+        match deep.objective {
+            Objective::L2 => {
+                let answer = self.answer_mlp(deep, layers, inputs, k);
+                let error = self.graph.sub(&answer, v);
+                Slope { loss: self.square_loss(&error), error, factor: 2.0 }
+            }
+            Objective::Dot => {
+                let loss = self.function.has_loss().then(|| {
+                    let answer = self.answer_mlp(deep, layers, inputs, k);
+                    let product = self.graph.mul(&answer, v);
+                    let sum = self.sum_of_head(&product);
+                    self.graph.scale(&sum, -1.0)
+                });
+                Slope { loss, error: v.clone(), factor: -1.0 }
+            }
         }
+    }
+
+    /// M(k) of the online memory, `[B, H, dh, 1]`.
+    fn answer_mlp(&mut self, deep: &Deep, layers: &[Layer<'_>], inputs: &[Value], k: &Value) -> Value {
         let last = layers.len() - 1;
         let z = self.layer(&layers[last], &inputs[last]);
-        let y = if deep.skip { self.graph.add(&z, k) } else { z };
-        self.graph.sub(&y, v)
+        if deep.skip { self.graph.add(&z, k) } else { z }
     }
 
     /// zⱼ `[B, H, out, 1]` of the online memory.
@@ -206,8 +243,4 @@ fn gelu_slope(g: &mut Graph, Hidden { z, cdf }: &Hidden) -> Value {
     let density = g.scale(&bell, 1.0 / (2.0 * PI).sqrt());
     let rise = g.mul(z, &density);
     g.add(cdf, &rise)
-}
-
-fn constant(coefficient: Coefficient) -> f32 {
-    coefficient.constant().expect("a coefficient from the input is refused before")
 }

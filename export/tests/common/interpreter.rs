@@ -6,11 +6,23 @@ use ndarray::{ArrayD, Axis, Dimension, IxDyn, Slice, Zip, concatenate};
 
 use super::proto::{self, Model, Node};
 
+/// A tensor. f16 is held as the f32 numbers that it can be, i8 as int64.
 #[derive(Clone, Debug)]
 pub enum Value {
     F(ArrayD<f32>),
     I(ArrayD<i64>),
     B(ArrayD<bool>),
+}
+
+/// The same operation on whatever elements.
+macro_rules! each {
+    ($value:expr, $x:ident => $made:expr) => {
+        match $value {
+            Value::F($x) => Value::F($made),
+            Value::I($x) => Value::I($made),
+            Value::B($x) => Value::B($made),
+        }
+    };
 }
 
 type Scope = HashMap<String, Value>;
@@ -19,6 +31,14 @@ impl Value {
     pub fn f(&self) -> &ArrayD<f32> {
         let Value::F(array) = self else { panic!("expected f32, found {self:?}") };
         array
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Value::F(x) => x.shape(),
+            Value::I(x) => x.shape(),
+            Value::B(x) => x.shape(),
+        }
     }
 
     fn i(&self) -> &ArrayD<i64> {
@@ -46,6 +66,7 @@ fn run_nodes(model: &Model, nodes: &[Node], scope: &mut Scope) {
     for node in nodes {
         let inputs: Vec<Value> = node.inputs.iter().map(|name| scope[name].clone()).collect();
         let outputs = match node.domain.as_str() {
+            "" if node.op == "Scan" => scan(model, node, inputs, scope),
             "" => evaluate(node, &inputs),
             domain => call(model, domain, &node.op, inputs),
         };
@@ -54,6 +75,38 @@ fn run_nodes(model: &Model, nodes: &[Node], scope: &mut Scope) {
             assert!(scope.insert(name.clone(), value).is_none(), "{name} is given twice");
         }
     }
+}
+
+/// `Scan` along axis 1 of inputs and outputs, its states first in both.
+fn scan(model: &Model, node: &Node, inputs: Vec<Value>, scope: &Scope) -> Vec<Value> {
+    let attribute = |name: &str| node.attributes.iter().find(|attribute| attribute.name == name).unwrap();
+    let body = attribute("body").graph.as_ref().unwrap();
+    let scanned = attribute("num_scan_inputs").int as usize;
+    let mut states = inputs;
+    let rows = states.split_off(states.len() - scanned);
+    let given = body.outputs.len() - states.len();
+    assert_eq!(attribute("scan_input_axes").ints, vec![1; scanned]);
+    assert_eq!(attribute("scan_output_axes").ints, vec![1; given]);
+    let mut stacks: Vec<Vec<ArrayD<f32>>> = vec![Vec::new(); given];
+    for t in 0..rows[0].shape()[1] {
+        let mut inner = scope.clone();
+        let token = rows.iter().map(|row| each!(row, x => x.index_axis(Axis(1), t).to_owned()));
+        for (formal, value) in body.inputs.iter().zip(states.iter().cloned().chain(token)) {
+            assert!(inner.insert(formal.name.clone(), value).is_none(), "{} is given twice", formal.name);
+        }
+        run_nodes(model, &body.nodes, &mut inner);
+        let made: Vec<Value> = body.outputs.iter().map(|output| inner[&output.name].clone()).collect();
+        for (stack, value) in stacks.iter_mut().zip(&made[states.len()..]) {
+            stack.push(value.f().clone());
+        }
+        states = made[..states.len()].to_vec();
+    }
+    let stacked = |stack: &Vec<ArrayD<f32>>| {
+        let views: Vec<_> = stack.iter().map(|row| row.view()).collect();
+        Value::F(ndarray::stack(Axis(1), &views).unwrap())
+    };
+    states.extend(stacks.iter().map(stacked));
+    states
 }
 
 fn call(model: &Model, domain: &str, name: &str, inputs: Vec<Value>) -> Vec<Value> {
@@ -85,18 +138,61 @@ fn evaluate(node: &Node, x: &[Value]) -> Vec<Value> {
     let last = |value: &Value| Axis(value.f().ndim() - 1);
     vec![match node.op.as_str() {
         "Constant" => constant(attribute("value").unwrap().tensor.as_ref().unwrap()),
-        "Add" => binary(&x[0], &x[1], |a, b| a + b),
-        "Sub" => binary(&x[0], &x[1], |a, b| a - b),
+        "Add" => match &x[0] {
+            Value::I(a) => Value::I(broadcast(a, x[1].i(), |a, b| a + b)),
+            _ => binary(&x[0], &x[1], |a, b| a + b),
+        },
+        "Sub" => match &x[0] {
+            Value::I(a) => Value::I(broadcast(a, x[1].i(), |a, b| a - b)),
+            _ => binary(&x[0], &x[1], |a, b| a - b),
+        },
         "Mul" => binary(&x[0], &x[1], |a, b| a * b),
-        "Div" => binary(&x[0], &x[1], |a, b| a / b),
-        "Max" => binary(&x[0], &x[1], f32::max),
+        "Div" => match &x[0] {
+            Value::I(a) => Value::I(broadcast(a, x[1].i(), |a, b| a / b)),
+            _ => binary(&x[0], &x[1], |a, b| a / b),
+        },
+        "Max" => match &x[0] {
+            Value::I(a) => Value::I(broadcast(a, x[1].i(), |&a, &b| a.max(b))),
+            _ => binary(&x[0], &x[1], f32::max),
+        },
+        "Min" => binary(&x[0], &x[1], f32::min),
+        "Identity" => x[0].clone(),
+        "Relu" => Value::F(x[0].f().mapv(|x| x.max(0.0))),
+        "Log" => Value::F(x[0].f().mapv(f32::ln)),
         "Exp" => Value::F(x[0].f().mapv(f32::exp)),
         "Sigmoid" => Value::F(x[0].f().mapv(|x| 1.0 / (1.0 + (-x).exp()))),
         "Tanh" => Value::F(x[0].f().mapv(f32::tanh)),
         "Sqrt" => Value::F(x[0].f().mapv(f32::sqrt)),
         "Erf" => Value::F(x[0].f().mapv(erf)),
-        "Cast" => Value::F(x[0].i().mapv(|i| i as f32)),
-        "Less" => Value::B(broadcast(x[0].i(), x[1].i(), |a, b| a < b)),
+        "Cast" => Value::F(match &x[0] {
+            Value::F(x) => x.clone(),
+            Value::I(x) => x.mapv(|i| i as f32),
+            Value::B(x) => x.mapv(|b| f32::from(u8::from(b))),
+        }),
+        "Less" => Value::B(match &x[0] {
+            Value::I(a) => broadcast(a, x[1].i(), |a, b| a < b),
+            _ => broadcast(x[0].f(), x[1].f(), |a, b| a < b),
+        }),
+        "Equal" => Value::B(broadcast(x[0].i(), x[1].i(), |a, b| a == b)),
+        "Not" => Value::B(x[0].b().mapv(|b| !b)),
+        "And" => Value::B(broadcast(x[0].b(), x[1].b(), |a, b| a & b)),
+        "Shape" => {
+            let (start, end) = (int("start", 0) as usize, int("end", x[0].shape().len() as i64) as usize);
+            let sizes = x[0].shape()[start..end].iter().map(|&size| size as i64).collect();
+            Value::I(ArrayD::from_shape_vec(IxDyn(&[end - start]), sizes).unwrap())
+        }
+        "Slice" => slice(&x[0], x[1].i()[0], x[2].i()[0], x[3].i()[0]),
+        "Expand" => {
+            let shape: Vec<usize> = x[1].i().iter().map(|&size| size as usize).collect();
+            each!(&x[0], x => x.broadcast(&shape[..]).unwrap().to_owned())
+        }
+        "Transpose" => {
+            let axes: Vec<usize> =
+                attribute("perm").unwrap().ints.iter().map(|&axis| axis as usize).collect();
+            let standard = |x: ArrayD<f32>| x.as_standard_layout().to_owned();
+            Value::F(standard(x[0].f().clone().permuted_axes(&axes[..])))
+        }
+        "CumSum" => cumulative(x[0].f(), x[1].i().iter().next().copied().unwrap(), int("exclusive", 0) == 1),
         "Where" => {
             let yes = broadcast(x[0].b(), x[1].f(), |&c, &y| c.then_some(y));
             Value::F(broadcast(&yes, x[2].f(), |yes, &no| yes.unwrap_or(no)))
@@ -128,8 +224,13 @@ fn evaluate(node: &Node, x: &[Value]) -> Vec<Value> {
             let shape = [x[1].i().shape(), &x[0].f().shape()[1..]].concat();
             Value::F(x[0].f().select(Axis(0), &rows).into_shape_with_order(shape).unwrap())
         }
-        "GatherND" => Value::F(gather_slots(x[0].f(), x[1].i())),
-        "ReduceSum" => Value::F(x[0].f().sum_axis(Axis(x[1].i()[0] as usize))),
+        "GatherND" => each!(&x[0], values => gather_slots(values, x[1].i())),
+        "ReduceSum" => {
+            let axis = Axis(x[1].i()[0] as usize);
+            let sum = x[0].f().sum_axis(axis);
+            Value::F(if int("keepdims", 1) == 1 { sum.insert_axis(axis) } else { sum })
+        }
+        "ReduceMean" if int("keepdims", 1) == 0 => Value::F(x[0].f().mean_axis(last(&x[0])).unwrap()),
         "ReduceMean" => reduce(&x[0], |row| row.iter().sum::<f32>() / row.len() as f32),
         "ReduceL2" => reduce(&x[0], |row| row.iter().map(|y| y * y).sum::<f32>().sqrt()),
         "LayerNormalization" => {
@@ -177,16 +278,32 @@ fn matmul(a: &ArrayD<f32>, b: &ArrayD<f32>) -> ArrayD<f32> {
 }
 
 fn reshape(x: &Value, dims: &ArrayD<i64>) -> Value {
-    fn to<T: Clone>(x: &ArrayD<T>, dims: &ArrayD<i64>) -> ArrayD<T> {
-        let size = |(axis, &dim): (usize, &i64)| if dim == 0 { x.shape()[axis] } else { dim as usize };
-        let shape: Vec<usize> = dims.iter().enumerate().map(size).collect();
-        x.clone().into_shape_with_order(shape).unwrap()
+    let size = |(axis, &dim): (usize, &i64)| if dim == 0 { x.shape()[axis] } else { dim as usize };
+    let shape: Vec<usize> = dims.iter().enumerate().map(size).collect();
+    each!(x, x => x.as_standard_layout().into_owned().into_shape_with_order(shape).unwrap())
+}
+
+/// One axis, whose bounds may count from its end or lie behind it.
+fn slice(x: &Value, start: i64, end: i64, axis: i64) -> Value {
+    let axis = if axis < 0 { x.shape().len() as i64 + axis } else { axis } as usize;
+    let size = x.shape()[axis] as i64;
+    let bound = |at: i64| (if at < 0 { (size + at).max(0) } else { at.min(size) }) as isize;
+    let slice = Slice::from(bound(start)..bound(end));
+    each!(x, x => x.slice_axis(Axis(axis), slice).to_owned())
+}
+
+fn cumulative(x: &ArrayD<f32>, axis: i64, exclusive: bool) -> Value {
+    let axis = if axis < 0 { x.ndim() as i64 + axis } else { axis } as usize;
+    let mut y = x.clone();
+    for mut lane in y.lanes_mut(Axis(axis)) {
+        let mut sum = 0.0;
+        for x in &mut lane {
+            let before = sum;
+            sum += *x;
+            *x = if exclusive { before } else { sum };
+        }
     }
-    match x {
-        Value::F(x) => Value::F(to(x, dims)),
-        Value::I(x) => Value::I(to(x, dims)),
-        Value::B(x) => Value::B(to(x, dims)),
-    }
+    Value::F(y)
 }
 
 fn top_k(x: &ArrayD<f32>, k: usize) -> Vec<Value> {
@@ -205,12 +322,12 @@ fn top_k(x: &ArrayD<f32>, k: usize) -> Vec<Value> {
 }
 
 /// `GatherND` with two batch axes and indices of one number.
-fn gather_slots(x: &ArrayD<f32>, indices: &ArrayD<i64>) -> ArrayD<f32> {
+fn gather_slots<T: Clone>(x: &ArrayD<T>, indices: &ArrayD<i64>) -> ArrayD<T> {
     let shape = [indices.shape().split_last().unwrap().1, &x.shape()[3..]].concat();
     ArrayD::from_shape_fn(shape, |at| {
         let mut source = at.slice().to_vec();
         source[2] = indices[[at[0], at[1], at[2], 0].as_slice()] as usize;
-        x[&source[..]]
+        x[&source[..]].clone()
     })
 }
 

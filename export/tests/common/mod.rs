@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod client;
 pub mod interpreter;
 pub mod proto;
 
@@ -16,6 +17,14 @@ pub const DLA: &str = r#"{"kind": "dla", "depth": 2, "width": 5, "bias": true, "
     "momentum": 0.5}"#;
 pub const TITANS: &str = r#"{"kind": "titans", "depth": 3, "width": 5, "skip": true, "objective": "l2",
     "step_size": 0.02, "momentum": 0.8, "retention": 0.98}"#;
+
+pub const LSTM: &str = r#"{"kind": "lstm"}"#;
+pub const NORMALIZED: &str = r#"{"kind": "linear", "feature_map": "elu1", "normalized": true}"#;
+pub const SWLA: &str = r#"{"kind": "swla", "alpha": 0.9, "beta": -0.3, "lambda": 0.6}"#;
+pub const SWLA_INPUT: &str = r#"{"kind": "swla", "alpha": "input", "beta": 0.4, "lambda": "input"}"#;
+pub const DELTA: &str = r#"{"kind": "gated_delta", "alpha": "input", "beta": "input"}"#;
+pub const DECAY: &str = r#"{"kind": "gated_delta", "alpha": 0.9, "beta": "input", "correction": false}"#;
+pub const ATTENTION: &str = r#"{"kind": "attention", "window": 4}"#;
 
 /// `caching` of segments of three tokens; `more` is further keys, each with a comma behind.
 pub fn caching(aggregation: &str, init: &str, more: &str) -> String {

@@ -74,6 +74,8 @@ pub struct Attribute {
     pub int: i64,
     #[prost(message, optional, tag = "5")]
     pub tensor: Option<Tensor>,
+    #[prost(message, optional, tag = "6")]
+    pub graph: Option<Graph>,
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
 }
@@ -122,15 +124,18 @@ pub struct Shape {
 pub struct Dim {
     #[prost(int64, tag = "1")]
     pub size: i64,
+    #[prost(string, tag = "2")]
+    pub name: String,
 }
 
 /// ONNX's numbers of element types.
 pub const F32: i32 = 1;
+pub const I8: i32 = 3;
 pub const I64: i32 = 7;
 pub const F16: i32 = 10;
 
 impl ValueInfo {
-    /// Element type and shape.
+    /// Element type and shape; a size that has a name, T, is 0.
     pub fn element_and_shape(&self) -> (i32, Vec<usize>) {
         let tensor = self.ty.as_ref().and_then(|ty| ty.tensor.as_ref()).unwrap();
         let dims = &tensor.shape.as_ref().unwrap().dims;

@@ -17,6 +17,8 @@ pub struct Archive<'a> {
     /// The folder that `torch.save` puts around everything, `/` included.
     folder: String,
     file_bytes: u64,
+    /// The storage that was read last: the tensors of a module that ran on a GPU often share one.
+    last: Option<(Storage, Vec<f32>)>,
 }
 
 impl<'a> Archive<'a> {
@@ -29,7 +31,7 @@ impl<'a> Archive<'a> {
         };
         let folder = zip.file_names().find_map(folder_of);
         let folder = folder.ok_or(PytorchError::Entry { name: "data.pkl".into() })?;
-        let mut archive = Archive { zip, folder, file_bytes: bytes.len() as u64 };
+        let mut archive = Archive { zip, folder, file_bytes: bytes.len() as u64, last: None };
         match archive.entry("byteorder", MAX_PICKLE_BYTES) {
             Ok(order) if order != b"little" => {
                 Err(PytorchError::ByteOrder { found: order.escape_ascii().to_string() })
@@ -74,21 +76,31 @@ impl<'a> Archive<'a> {
         let Object::Storage(storage) = objects.get(tensor.storage) else {
             unreachable!("the pickle machine checks what a tensor's storage is");
         };
+        check_view(name, storage, tensor)?;
+        let numbers = match self.last.take() {
+            Some((last, numbers)) if last == *storage => numbers,
+            _ => self.numbers(name, storage)?,
+        };
+        let data = indices(tensor).map(|index| numbers[index]).collect();
+        self.last = Some((storage.clone(), numbers));
+        Ok(Tensor { shape: tensor.size.clone(), data })
+    }
+
+    /// All of a storage.
+    fn numbers(&mut self, name: &str, storage: &Storage) -> Result<Vec<f32>, PytorchError> {
         let float = match storage.element {
             Element::F32 => Float::F32,
             Element::F16 => Float::F16,
             Element::Bf16 => Float::Bf16,
             Element::Other(found) => return Err(PytorchError::Dtype { name: name.to_owned(), found }),
         };
-        check_view(name, storage, tensor)?;
         let bytes = self.entry(&format!("data/{}", storage.key), u64::MAX)?;
         let numbers = float.decode(&bytes);
         if numbers.len() != storage.elements {
             let (found, expected) = (numbers.len(), storage.elements);
             return Err(PytorchError::Storage { key: storage.key.clone(), found, expected });
         }
-        let data = indices(tensor).map(|index| numbers[index]).collect();
-        Ok(Tensor { shape: tensor.size.clone(), data })
+        Ok(numbers)
     }
 }
 

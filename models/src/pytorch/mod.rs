@@ -1,4 +1,5 @@
-//! Training checkpoints (`.pt`) of the PyPI package `memory-caching` 0.1.0.
+//! What `torch.save` wrote (`.pt`): training checkpoints of the PyPI package `memory-caching` 0.1.0, and state
+//! dictionaries.
 //!
 //! A checkpoint is a zip with a pickle inside, and a pickle is a program: it is untrusted, read by a machine that
 //! knows a few harmless names and never executes anything.
@@ -6,6 +7,7 @@
 mod archive;
 mod convert;
 mod pickle;
+mod state_dict;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +19,7 @@ use crate::spec::{Spec, SpecError};
 use crate::weights::{Weights, WeightsError, parameters};
 
 pub use pickle::PickleError;
+pub use state_dict::StateDict;
 
 /// Why a `.pt` holds no model.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +102,27 @@ pub enum PytorchError {
         /// Elements by the pickle.
         expected: usize,
     },
+    /// Tensors of one storage that are many times what the storage is.
+    #[error(
+        "the tensors up to `{name}` are views with more numbers than the file has bytes, expected each number once or twice"
+    )]
+    Overlap {
+        /// The tensor that passed the bound.
+        name: String,
+    },
+    /// A state dictionary in place of a training checkpoint.
+    #[error(
+        "the file is a state dictionary (it has `{name}`), expected a training checkpoint of memory-caching 0.1.0; `mcedge convert` makes a model of the state dictionary of a GRU or an LSTM"
+    )]
+    StateDict {
+        /// A tensor of it.
+        name: String,
+    },
+    /// A training checkpoint in place of a state dictionary.
+    #[error(
+        "the file is a training checkpoint of memory-caching 0.1.0, expected a state dictionary; it is a model as it is, for `mcedge export`"
+    )]
+    TrainingCheckpoint,
     /// Tensors that are not the model's.
     #[error("the checkpoint's weights, under mcedge's names: {0}")]
     Weights(WeightsError),
@@ -106,16 +130,25 @@ pub enum PytorchError {
 
 /// Reads the bytes of a `.pt`.
 pub fn read(bytes: &[u8]) -> Result<Model, PytorchError> {
+    let (mut archive, objects, payload) = open(bytes)?;
+    if let Some(name) = state_dict::recurrent_name(&objects, payload) {
+        return Err(PytorchError::StateDict { name });
+    }
+    let spec = convert::spec(&objects, payload)?;
+    let state = dictionary(&objects, payload, "model_state")?;
+    let weights = weights(&mut archive, &objects, state, &spec)?;
+    Ok(Model { spec, weights })
+}
+
+/// The archive, what its pickle makes, and the dictionary at the root of that.
+fn open(bytes: &[u8]) -> Result<(Archive<'_>, Objects, Id), PytorchError> {
     let mut archive = Archive::open(bytes)?;
     let (objects, payload) = pickle::read(&archive.pickle()?)?;
     if !matches!(objects.get(payload), Object::Dict(_)) {
         let found = convert::described(objects.get(payload));
         return Err(PytorchError::Value { key: "payload".into(), found, expected: "a dictionary".into() });
     }
-    let spec = convert::spec(&objects, payload)?;
-    let state = dictionary(&objects, payload, "model_state")?;
-    let weights = weights(&mut archive, &objects, state, &spec)?;
-    Ok(Model { spec, weights })
+    Ok((archive, objects, payload))
 }
 
 /// A dictionary that the payload has to hold.

@@ -105,7 +105,7 @@ pub enum Object {
 }
 
 /// `data/{key}` in the archive.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     pub element: Element,
     pub key: String,

@@ -1,8 +1,10 @@
 //! What a token writes, and M(q): DESIGN.md section 3, **Write**.
 
+use std::collections::VecDeque;
+
 use ndarray::{Zip, s};
 
-use super::math::{Matrix, Vector, gelu, gelu_slope, outer, sigmoid};
+use super::math::{Matrix, Vector, gelu, gelu_slope, outer, sigmoid, softmax};
 use crate::spec::{Deep, FeatureMap, Memory, Objective, Sign};
 
 /// A block's memory.
@@ -14,6 +16,18 @@ pub enum State {
     Cell { h: Vector, c: Vector },
 }
 
+impl State {
+    /// Adds another state's parameters to its own; what no read uses is left at zero.
+    pub fn add(&mut self, memory: &Memory, other: &State) {
+        let (State::Heads(heads), State::Heads(others)) = (self, other) else {
+            unreachable!("cells do not add")
+        };
+        for (head, other) in heads.iter_mut().zip(others) {
+            *head = HeadState::soup(memory, &[(1.0, head), (1.0, other)]);
+        }
+    }
+}
+
 /// One head's memory.
 #[derive(Clone)]
 pub enum HeadState {
@@ -21,6 +35,10 @@ pub enum HeadState {
     Linear { m: Matrix, z: Vector },
     /// M `[dh, dh]`, and the previous token's key and value `[dh]`.
     Swla { m: Matrix, k: Vector, v: Vector },
+    /// M `[dh, dh]`.
+    GatedDelta { m: Matrix },
+    /// Keys and values `[dh]` of the window's tokens, oldest first.
+    Attention { tokens: VecDeque<(Vector, Vector)> },
     /// The MLP, and the momentum S of each of its parameters.
     Mlp { layers: Vec<Layer>, momentum: Vec<Layer> },
 }
@@ -49,8 +67,14 @@ impl HeadState {
         let zero = Vector::zeros(m.nrows());
         match memory {
             Memory::Swla { .. } => HeadState::Swla { m, k: zero.clone(), v: zero },
+            Memory::GatedDelta { .. } => HeadState::GatedDelta { m },
             _ => HeadState::Linear { m, z: zero },
         }
+    }
+
+    /// The window before the first token.
+    pub fn attention() -> Self {
+        HeadState::Attention { tokens: VecDeque::new() }
     }
 
     /// The initial state around an MLP: no momentum yet.
@@ -71,6 +95,22 @@ impl HeadState {
                 let [alpha, beta, lambda] = coefficients[..] else { unreachable!("swla has three") };
                 *m = alpha * &*m + beta * outer(v, k) + lambda * outer(v_t, k_t);
                 (*k, *v) = (k_t.clone(), v_t.clone());
+            }
+            HeadState::GatedDelta { m } => {
+                let [alpha, beta] = coefficients[..] else { unreachable!("gated_delta has two") };
+                // M (I − β k kᵀ) = M − β (M k) kᵀ.
+                let kept = match memory {
+                    Memory::GatedDelta { correction: true, .. } => &*m - beta * outer(&m.dot(k_t), k_t),
+                    _ => m.clone(),
+                };
+                *m = alpha * kept + beta * outer(v_t, k_t);
+            }
+            HeadState::Attention { tokens } => {
+                let Memory::Attention { window } = memory else { unreachable!("the window is attention's") };
+                tokens.push_back((k_t.clone(), v_t.clone()));
+                if tokens.len() > *window {
+                    tokens.pop_front();
+                }
             }
             HeadState::Mlp { layers, momentum } => {
                 let deep = memory.deep().expect("an MLP state belongs to an MLP memory");
@@ -94,7 +134,7 @@ impl HeadState {
         }
     }
 
-    /// M(q), `[dh]`.
+    /// M(q), `[dh]`; attention's is of one token at least.
     pub fn read(&self, memory: &Memory, q: &Vector) -> Vector {
         match self {
             HeadState::Linear { m, z } => {
@@ -105,11 +145,29 @@ impl HeadState {
                     _ => y,
                 }
             }
-            HeadState::Swla { m, .. } => m.dot(q),
+            HeadState::Swla { m, .. } | HeadState::GatedDelta { m } => m.dot(q),
+            HeadState::Attention { tokens } => {
+                let scale = (q.len() as f64).sqrt();
+                let scores: Vec<f64> = tokens.iter().map(|(k, _)| q.dot(k) / scale).collect();
+                let mut y = Vector::zeros(q.len());
+                for (gate, (_, v)) in softmax(&scores).into_iter().zip(tokens) {
+                    y.scaled_add(gate, v);
+                }
+                y
+            }
             HeadState::Mlp { layers, .. } => {
                 let deep = memory.deep().expect("an MLP state belongs to an MLP memory");
                 forward(deep, layers, q).y
             }
+        }
+    }
+
+    /// ℓ of a token of key `k` and value `v`, at this state: what its write steps down, or would.
+    pub fn loss(&self, memory: &Memory, k: &Vector, v: &Vector) -> f64 {
+        let y = self.read(memory, k);
+        match memory.deep().map(|deep| deep.objective) {
+            Some(Objective::Dot) => -y.dot(v),
+            Some(Objective::L2) | None => (&y - v).mapv(|x| x * x).sum(),
         }
     }
 
@@ -122,7 +180,10 @@ impl HeadState {
                     m.scaled_add(*weight, m_i);
                     z.scaled_add(*weight, z_i);
                 }
-                (HeadState::Swla { m, .. }, HeadState::Swla { m: m_i, .. }) => m.scaled_add(*weight, m_i),
+                (HeadState::Swla { m, .. }, HeadState::Swla { m: m_i, .. })
+                | (HeadState::GatedDelta { m }, HeadState::GatedDelta { m: m_i }) => {
+                    m.scaled_add(*weight, m_i)
+                }
                 (HeadState::Mlp { layers, .. }, HeadState::Mlp { layers: layers_i, .. }) => {
                     for (layer, layer_i) in layers.iter_mut().zip(layers_i) {
                         layer.w.scaled_add(*weight, &layer_i.w);
@@ -145,6 +206,8 @@ impl HeadState {
                 k: Vector::zeros(k.len()),
                 v: Vector::zeros(v.len()),
             },
+            HeadState::GatedDelta { m } => HeadState::GatedDelta { m: Matrix::zeros(m.dim()) },
+            HeadState::Attention { .. } => HeadState::attention(),
             HeadState::Mlp { layers, .. } => HeadState::mlp(layers.iter().map(Layer::zeros_like).collect()),
         }
     }

@@ -3,14 +3,18 @@
 //! The equations are those of DESIGN.md section 3 (arXiv 2602.24281), each as the obvious loop over one stream, one
 //! token and one head at a time. There is no ring, no fusion and no reuse of buffers: a checkpoint is a clone.
 
+mod block;
+mod checkpoint;
+mod clock;
 mod math;
 mod memory;
 mod model;
 mod read;
+mod source;
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::spec::{Input, Memory, Segmentation, Spec};
+use crate::spec::{Input, Segmentation, Spec};
 use crate::weights::Weights;
 
 /// One stream of input from its start.
@@ -20,6 +24,16 @@ pub enum Stream<'a> {
     Features(ArrayView2<'a, f32>),
     /// `[T]`.
     Tokens(&'a [i64]),
+}
+
+impl Stream<'_> {
+    /// T.
+    fn tokens(&self) -> usize {
+        match self {
+            Stream::Features(samples) => samples.nrows(),
+            Stream::Tokens(tokens) => tokens.len(),
+        }
+    }
 }
 
 /// Why a stream has no output.
@@ -60,51 +74,81 @@ pub enum ReferenceError {
         /// The shape that the spec implies.
         expected: Vec<usize>,
     },
-    /// What this version does not compute.
-    #[error("{0} is not computed by this version")]
-    Unsupported(&'static str),
 }
 
 /// Runs one stream from its start and returns `[T, O]`.
 ///
-/// With `capacity` the cache holds that many checkpoints and the oldest leaves when a new one comes; without it, it
-/// keeps all. (An exporter may turn a model with residual reads of restarted linear memory into one without a cache,
-/// which is the unbounded function.)
+/// With `capacity` the cache of every block holds that many checkpoints and the oldest leaves when a new one comes;
+/// without it, it keeps all. So does, whatever the capacity, the cache of a block that [`collapses`](crate::collapses):
+/// there the function of all checkpoints costs no more than that of none.
 ///
 /// # Errors
 ///
-/// [`ReferenceError`]: a stream of another kind or size than the model's, a token outside the vocabulary, weights
-/// of another spec, or logarithmic segments.
+/// [`ReferenceError`]: a stream of another kind or size than the model's, a token outside the vocabulary, or weights
+/// of another spec.
 pub fn run(
     spec: &Spec,
     weights: &Weights,
     input: Stream<'_>,
     capacity: Option<usize>,
 ) -> Result<Array2<f64>, ReferenceError> {
+    Ok(trace(spec, weights, input, capacity)?.output)
+}
+
+/// Who was read by one token in one block, `[H]` of `[n + 1]`: the weight of each live checkpoint, oldest first, and of
+/// the online memory last.
+pub type Gates = Vec<Vec<f64>>;
+
+/// A run, and what happened on its way.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Trace {
+    /// `[T, O]`.
+    pub output: Array2<f64>,
+    /// Tokens of each finished segment, in order.
+    pub segments: Vec<usize>,
+    /// `[T]`: what a segmentation by [surprise](Segmentation::Surprise) follows; empty under another.
+    pub losses: Vec<f64>,
+    /// `[blocks]` of `[T]`. Of `grm`, `soup` and `ssc` these are the softmax's weights, 0 for a checkpoint that `ssc` does
+    /// not read; of `sigmoid`, whose gates have a channel each, their mean over a head's channels, and 1 for the online
+    /// memory. A block of another aggregation has an empty list.
+    pub gates: Vec<Vec<Gates>>,
+}
+
+/// Runs one stream as [`run`] does, and says what was read, and where segments ended and why.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn trace(
+    spec: &Spec,
+    weights: &Weights,
+    input: Stream<'_>,
+    capacity: Option<usize>,
+) -> Result<Trace, ReferenceError> {
     check(spec, input)?;
     let mut model = model::Model::new(spec, weights, capacity)?;
-    let tokens = match input {
-        Stream::Features(samples) => samples.nrows(),
-        Stream::Tokens(tokens) => tokens.len(),
-    };
-    let mut output = Array2::zeros((tokens, spec.head.size()));
-    for t in 0..tokens {
+    let output = Array2::zeros((input.tokens(), spec.head.size()));
+    let gates = vec![Vec::new(); spec.blocks.len()];
+    let mut trace = Trace { output, segments: Vec::new(), losses: Vec::new(), gates };
+    let follows_loss = matches!(spec.segmentation(), Segmentation::Surprise { .. });
+    for t in 0..input.tokens() {
         let x = match input {
             Stream::Features(samples) => model.embed_sample(samples.row(t)),
             Stream::Tokens(tokens) => model.embed_token(tokens[t] as usize),
         };
-        output.row_mut(t).assign(&model.step(x));
+        let step = model.step(x);
+        trace.output.row_mut(t).assign(&step.output);
+        trace.segments.extend(step.segment);
+        trace.losses.extend(follows_loss.then_some(step.loss));
+        for (all, gates) in trace.gates.iter_mut().zip(step.gates) {
+            all.extend((!gates.is_empty()).then_some(gates));
+        }
     }
-    Ok(output)
+    Ok(trace)
 }
 
 fn check(spec: &Spec, input: Stream<'_>) -> Result<(), ReferenceError> {
-    if !matches!(spec.segmentation(), Segmentation::Constant { .. }) {
-        return Err(ReferenceError::Unsupported("caching.segmentation other than constant"));
-    }
-    if spec.blocks.iter().any(|b| matches!(b.memory, Memory::GatedDelta { .. } | Memory::Attention { .. })) {
-        return Err(ReferenceError::Unsupported("memory.kind gated_delta or attention"));
-    }
     match (input, &spec.input) {
         (Stream::Features(samples), Input::Features { size, .. }) => match samples.ncols() {
             found if found == *size => Ok(()),

@@ -1,77 +1,102 @@
 //! Reads of the checkpoints and the online memory as one: DESIGN.md section 3, **Read**.
+//!
+//! `memories` are the live checkpoints, oldest first, and the online memory last.
 
-use ndarray::{concatenate, s};
+use ndarray::{Axis, concatenate, s};
 
+use super::checkpoint::Checkpoint;
 use super::math::{Matrix, Vector, sigmoid, softmax};
 use super::memory::{HeadState, State};
 use crate::spec::{Aggregation, Caching, Memory};
 
-/// A memory and the context that its segment is scored by.
-#[derive(Clone)]
-pub struct Checkpoint {
-    pub state: State,
-    /// `[H]` of `[dh]`, after pooling.
-    pub contexts: Vec<Vector>,
-}
-
-/// The read of one head over `memories`, the live checkpoints and the online memory last.
-///
-/// `score` is u, or q under `query: q`.
+/// The read of one head, `[dh]`, with the weight of every memory in it.
 pub fn head(
     memory: &Memory,
     caching: &Caching,
     memories: &[&Checkpoint],
     head: usize,
     q: &Vector,
-    score: &Vector,
+    weights: &[f64],
 ) -> Vector {
-    let read = |checkpoint: &Checkpoint| read_one(memory, &checkpoint.state, head, q);
-    let sum = |gated: &[(f64, &Checkpoint)]| {
-        let mut y = Vector::zeros(q.len());
-        gated.iter().for_each(|(gate, checkpoint)| y.scaled_add(*gate, &read(checkpoint)));
-        y
+    // What has no weight is not read: zero times infinity is not zero.
+    let read: Vec<(f64, &State)> =
+        weights.iter().zip(memories).filter(|(w, _)| **w != 0.0).map(|(&w, m)| (w, &m.state)).collect();
+    if caching.aggregation == Aggregation::Soup
+        && let Some(states) = heads(&read, head)
+    {
+        return HeadState::soup(memory, &states).read(memory, q);
+    }
+    let mut y = Vector::zeros(q.len());
+    for (weight, state) in read {
+        y.scaled_add(weight, &read_one(memory, state, head, q));
+    }
+    y
+}
+
+/// The weight of every memory in one head's read: `[n + 1]`, 0 for what is not read.
+///
+/// `score` is u, or q under `query: q`.
+pub fn weights(caching: &Caching, memories: &[&Checkpoint], head: usize, score: &Vector) -> Vec<f64> {
+    let n = memories.len();
+    // s = ⟨u, c⟩ / temperature.
+    let scores = || -> Vec<f64> {
+        let product = |m: &&Checkpoint| score.dot(&m.context(caching.context, head));
+        memories.iter().map(|m| product(m) / f64::from(caching.temperature)).collect()
     };
-    let online = memories.len() - 1;
     match caching.aggregation {
-        Aggregation::None => read(memories[online]),
-        Aggregation::Residual => sum(&memories.iter().map(|&m| (1.0, m)).collect::<Vec<_>>()),
-        Aggregation::Mean => {
-            sum(&memories.iter().map(|&m| (1.0 / memories.len() as f64, m)).collect::<Vec<_>>())
-        }
-        Aggregation::Grm => sum(&gates(caching, memories, head, score)),
-        Aggregation::Ssc => sum(&gates(caching, &select(caching, memories, head, score), head, score)),
-        Aggregation::Soup => {
-            let gated = gates(caching, memories, head, score);
-            let mut states = Vec::new();
-            for (gate, checkpoint) in &gated {
-                match &checkpoint.state {
-                    State::Heads(heads) => states.push((*gate, &heads[head])),
-                    // A cell's parameters are its h, and its read is h: the soup is the sum.
-                    State::Cell { .. } => return sum(&gated),
-                }
-            }
-            HeadState::soup(memory, &states).read(memory, q)
-        }
-        Aggregation::Sigmoid => unreachable!("sigmoid reads the block, not a head"),
+        Aggregation::None => [vec![0.0; n - 1], vec![1.0]].concat(),
+        Aggregation::Residual => vec![1.0; n],
+        Aggregation::Mean => vec![1.0 / n as f64; n],
+        Aggregation::Grm | Aggregation::Soup => softmax(&scores()),
+        Aggregation::Ssc => softmax(&selected(caching, scores())),
+        Aggregation::Sigmoid => unreachable!("sigmoid weighs channels, not heads"),
     }
 }
 
-/// h + Σ σ(W_g [h; h_i] + b_g) ⊙ h_i, `[D]`.
-pub fn sigmoid_gated(memories: &[&Checkpoint], weight: &Matrix, bias: &Vector) -> Vector {
-    let hidden = |checkpoint: &Checkpoint| match &checkpoint.state {
-        State::Cell { h, .. } => h.clone(),
-        State::Heads(_) => unreachable!("sigmoid reads gru and lstm"),
+/// The scores of the `top_k` best-scored checkpoints, all when there are fewer, and of the online memory; −∞ for others.
+fn selected(caching: &Caching, mut scores: Vec<f64>) -> Vec<f64> {
+    let mut worst_last: Vec<usize> = (0..scores.len() - 1).collect();
+    worst_last.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    for &dropped in worst_last.iter().skip(caching.top_k.unwrap_or(usize::MAX)) {
+        scores[dropped] = f64::NEG_INFINITY;
+    }
+    scores
+}
+
+/// σ(W_g [h; h_i] + b_g) of every checkpoint, `[n]` of `[D]`, and ones for the online memory.
+pub fn channel_gates(memories: &[&Checkpoint], weight: &Matrix, bias: &Vector) -> Vec<Vector> {
+    let (online, checkpoints) = memories.split_last().expect("the online memory is always there");
+    let h = hidden(&online.state);
+    let gate = |checkpoint: &&Checkpoint| {
+        let both = concatenate![Axis(0), h.view(), hidden(&checkpoint.state).view()];
+        (weight.dot(&both) + bias).mapv(sigmoid)
     };
-    let online = memories.len() - 1;
-    let h = hidden(memories[online]);
-    let mut y = h.clone();
-    for checkpoint in &memories[..online] {
-        let h_i = hidden(checkpoint);
-        let both = concatenate![ndarray::Axis(0), h, h_i];
-        let gate = (weight.dot(&both) + bias).mapv(sigmoid);
-        y += &(gate * h_i);
+    checkpoints.iter().map(gate).chain([Vector::ones(h.len())]).collect()
+}
+
+/// h + Σ gate ⊙ h_i, `[D]`.
+pub fn gated_channels(memories: &[&Checkpoint], gates: &[Vector]) -> Vector {
+    let mut y = Vector::zeros(gates[0].len());
+    for (gate, memory) in gates.iter().zip(memories) {
+        y += &(gate * hidden(&memory.state));
     }
     y
+}
+
+fn hidden(state: &State) -> &Vector {
+    match state {
+        State::Cell { h, .. } => h,
+        State::Heads(_) => unreachable!("sigmoid reads gru and lstm"),
+    }
+}
+
+/// One head's states; `None` for cells, whose parameters are their h and whose read is h: their soup is the sum.
+fn heads<'a>(weighed: &[(f64, &'a State)], head: usize) -> Option<Vec<(f64, &'a HeadState)>> {
+    let of = |&(weight, state): &(f64, &'a State)| match state {
+        State::Heads(heads) => Some((weight, &heads[head])),
+        State::Cell { .. } => None,
+    };
+    weighed.iter().map(of).collect()
 }
 
 fn read_one(memory: &Memory, state: &State, head: usize, q: &Vector) -> Vector {
@@ -80,37 +105,4 @@ fn read_one(memory: &Memory, state: &State, head: usize, q: &Vector) -> Vector {
         State::Heads(heads) => heads[head].read(memory, q),
         State::Cell { h, .. } => h.slice(s![head * dh..(head + 1) * dh]).to_owned(),
     }
-}
-
-/// s = ⟨u, c⟩ / temperature.
-fn score_of(caching: &Caching, checkpoint: &Checkpoint, head: usize, score: &Vector) -> f64 {
-    score.dot(&checkpoint.contexts[head]) / f64::from(caching.temperature)
-}
-
-fn gates<'a>(
-    caching: &Caching,
-    memories: &[&'a Checkpoint],
-    head: usize,
-    score: &Vector,
-) -> Vec<(f64, &'a Checkpoint)> {
-    let scores: Vec<f64> = memories.iter().map(|m| score_of(caching, m, head, score)).collect();
-    softmax(&scores).into_iter().zip(memories.iter().copied()).collect()
-}
-
-/// The `top_k` best-scored checkpoints, all when there are fewer, and the online memory.
-fn select<'a>(
-    caching: &Caching,
-    memories: &[&'a Checkpoint],
-    head: usize,
-    score: &Vector,
-) -> Vec<&'a Checkpoint> {
-    let (online, cached) = memories.split_last().expect("the online memory is always there");
-    let mut best = cached.to_vec();
-    best.sort_by(|a, b| {
-        let [a, b] = [a, b].map(|m| score_of(caching, m, head, score));
-        b.total_cmp(&a)
-    });
-    best.truncate(caching.top_k.unwrap_or(best.len()));
-    best.push(online);
-    best
 }

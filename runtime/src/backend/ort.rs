@@ -54,7 +54,7 @@ pub struct OrtOptions {
     pub plain: bool,
 }
 
-/// A step graph in ONNX Runtime.
+/// A graph in ONNX Runtime.
 pub struct Ort {
     session: Session,
     device: Device,
@@ -72,13 +72,26 @@ impl Ort {
     /// [`Error::NoOnnxRuntime`] when there is no library that will do; [`Error::Device`] when the device is not to
     /// be had and nothing else will do; [`Error::Backend`] with what ONNX Runtime said.
     pub fn new(model: &Model, options: &OrtOptions) -> Result<Self, Error> {
+        Self::load(model, model.step(), options)
+    }
+
+    /// Loads a model's chunk graph; none when the model has none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ort::new`].
+    pub fn chunks(model: &Model, options: &OrtOptions) -> Result<Option<Self>, Error> {
+        model.chunk().map(|chunk| Self::load(model, chunk, options)).transpose()
+    }
+
+    fn load(model: &Model, bytes: &[u8], options: &OrtOptions) -> Result<Self, Error> {
         let runtime = OnnxRuntime::load(options.library.as_deref())?;
         let device_error =
             |error: ort::Error| Error::Device { device: options.device.name(), message: error.to_string() };
-        let on_cpu = || load(model, runtime, Device::Cpu, options.plain).map_err(failed);
+        let on_cpu = || load(model, bytes, runtime, Device::Cpu, options.plain).map_err(failed);
         let (session, device, fallback) = match options.device {
             Device::Cpu => (on_cpu()?, Device::Cpu, None),
-            device => match load(model, runtime, device, true) {
+            device => match load(model, bytes, runtime, device, true) {
                 Ok(session) => (session, device, None),
                 Err(error) if options.allow_fallback => (on_cpu()?, Device::Cpu, Some(error.to_string())),
                 Err(error) => return Err(device_error(error)),
@@ -104,7 +117,13 @@ impl Ort {
 /// which the whole process shares.
 static LOADING: Mutex<()> = Mutex::new(());
 
-fn load(model: &Model, runtime: &OnnxRuntime, device: Device, plain: bool) -> ort::Result<Session> {
+fn load(
+    model: &Model,
+    bytes: &[u8],
+    runtime: &OnnxRuntime,
+    device: Device,
+    plain: bool,
+) -> ort::Result<Session> {
     let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut builder = Session::builder(runtime.environment())?
         .with_intra_threads(1)?
@@ -121,7 +140,7 @@ fn load(model: &Model, runtime: &OnnxRuntime, device: Device, plain: bool) -> or
     if !plain {
         builder = with_kernels(builder, model.contract())?;
     }
-    builder.commit_from_memory(model.step())
+    builder.commit_from_memory(bytes)
 }
 
 /// Registers one operator a memory function; a registered operator wins over the function's body.

@@ -15,7 +15,7 @@ use super::call::{Call, Short};
 use super::{Backend, Buffer, Cells, CellsMut, Element};
 use crate::{Error, Model};
 
-/// A step graph in tract.
+/// A graph in tract.
 pub struct Tract {
     plan: TypedSimpleState,
     inputs: Vec<String>,
@@ -29,20 +29,32 @@ impl Tract {
     ///
     /// [`Error::Backend`] with what tract said.
     pub fn new(model: &Model) -> Result<Self, Error> {
+        Self::load(model, model.step())
+    }
+
+    /// Loads and optimises a model's chunk graph; none when the model has none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tract::new`].
+    pub fn chunks(model: &Model) -> Result<Option<Self>, Error> {
+        model.chunk().map(|chunk| Self::load(model, chunk)).transpose()
+    }
+
+    fn load(model: &Model, bytes: &[u8]) -> Result<Self, Error> {
         // tract indexes maps of names as it parses, so a graph that names what it does not have panics there.
-        let loaded = catch_unwind(AssertUnwindSafe(|| load(model)));
+        let loaded = catch_unwind(AssertUnwindSafe(|| load(model, bytes)));
         let loaded =
             loaded.unwrap_or_else(|panic| Err(format_err!("the graph cannot be: {}", payload(&*panic))));
         loaded.map_err(|error| backend_error(&error))
     }
 }
 
-fn load(model: &Model) -> TractResult<Tract> {
+fn load(model: &Model, mut bytes: &[u8]) -> TractResult<Tract> {
     let mut framework = onnx();
     for block in &model.contract().blocks {
         framework.op_register.0.insert(block.function.clone(), memory_op);
     }
-    let mut bytes = model.step();
     let parsed = framework.model_for_read(&mut bytes)?;
     let names = |outlets: &[OutletId]| -> Vec<String> {
         outlets.iter().map(|outlet| parsed.node(outlet.node).name.clone()).collect()

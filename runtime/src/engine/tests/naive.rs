@@ -1,0 +1,125 @@
+//! One stream of the toy model, straight from the words of the contract, over lists that keep everything.
+
+use mcedge_models::spec::Segmentation;
+
+use super::toy::{C, M};
+use super::toy::{Checkpoint, Memory, Setup, initial};
+
+/// A checkpoint before its context has become a mean.
+#[derive(Clone)]
+struct Sums {
+    m: Vec<f32>,
+    gate: Vec<f32>,
+    context: Vec<f32>,
+    tokens: u64,
+}
+
+pub struct Naive {
+    setup: Setup,
+    segmentation: Segmentation,
+    start: Memory,
+    memory: Memory,
+    /// From the oldest to the youngest.
+    checkpoints: Vec<Sums>,
+    losses: Vec<f32>,
+    inside: u64,
+}
+
+impl Naive {
+    pub fn new(setup: &Setup, stream: usize) -> Self {
+        let start = Memory { m: vec![initial(stream); M], context: vec![0.0; C] };
+        let segmentation = setup.contract().segmentation;
+        let memory = start.clone();
+        Self {
+            setup: setup.clone(),
+            segmentation,
+            start,
+            memory,
+            checkpoints: vec![],
+            losses: vec![],
+            inside: 0,
+        }
+    }
+
+    pub fn push(&mut self, x: f32) -> Vec<f32> {
+        let loss = self.memory.loss(x);
+        self.memory.write(x);
+        let output = self.memory.read(x, &self.checkpoints(), self.inside as i64);
+        self.inside += 1;
+        if self.ends(loss) {
+            self.end_segment();
+        }
+        self.losses.push(loss);
+        output
+    }
+
+    /// The live checkpoints as they are read, from the oldest to the youngest.
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        let mean = |sums: &Sums| match self.setup.context {
+            "mean" => sums.context.iter().map(|c| c / sums.tokens as f32).collect(),
+            _ => sums.context.clone(),
+        };
+        let checkpoint =
+            |sums: &Sums| Checkpoint { m: sums.m.clone(), context: mean(sums), gate: sums.gate.clone() };
+        self.checkpoints.iter().map(checkpoint).collect()
+    }
+
+    /// Tokens of the live checkpoints, from the oldest to the youngest.
+    pub fn tokens(&self) -> Vec<u64> {
+        self.checkpoints.iter().map(|sums| sums.tokens).collect()
+    }
+
+    fn ends(&self, loss: f32) -> bool {
+        match self.segmentation {
+            Segmentation::Constant { size } => self.inside == size as u64,
+            Segmentation::Logarithmic {} => true,
+            Segmentation::Surprise { window, threshold, min_size, max_size } => {
+                let before = &self.losses[self.losses.len().saturating_sub(window)..];
+                let n = before.len() as f64;
+                let m = before.iter().map(|&l| f64::from(l)).sum::<f64>() / n;
+                let s = (before.iter().map(|&l| (f64::from(l) - m).powi(2)).sum::<f64>() / n).sqrt();
+                let z = if n < 2.0 { 0.0 } else { (f64::from(loss) - m) / s.max(1e-6) };
+                let is_surprise = z > f64::from(threshold);
+                self.inside == max_size as u64 || (self.inside >= min_size as u64 && is_surprise)
+            }
+        }
+    }
+
+    fn end_segment(&mut self) {
+        self.checkpoints.push(Sums {
+            m: self.memory.m.clone(),
+            gate: self.memory.gate(),
+            context: self.memory.context.clone(),
+            tokens: self.inside,
+        });
+        if let Segmentation::Logarithmic {} = self.segmentation {
+            self.merge();
+        }
+        while self.checkpoints.len() > self.setup.capacity {
+            self.checkpoints.remove(0);
+        }
+        self.memory.context = self.start.context.clone();
+        if self.setup.init == "restart" {
+            self.memory = self.start.clone();
+        }
+        self.inside = 0;
+    }
+
+    fn merge(&mut self) {
+        while let [.., older, younger] = &self.checkpoints[..]
+            && older.tokens == younger.tokens
+        {
+            let add = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
+            let restarts = self.setup.init == "restart";
+            let merged = Sums {
+                m: if restarts { add(&older.m, &younger.m) } else { younger.m.clone() },
+                gate: if restarts { add(&older.gate, &younger.gate) } else { younger.gate.clone() },
+                context: add(&older.context, &younger.context),
+                tokens: older.tokens + younger.tokens,
+            };
+            let both = self.checkpoints.len() - 2;
+            self.checkpoints.truncate(both);
+            self.checkpoints.push(merged);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A step allocates nothing in the engine: this file has the process, and so the allocator, to itself.
+
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use mcedge_runtime::contract::{Contract, METADATA_KEY};
+use mcedge_runtime::{
+    Backend, Backlog, Buffer, Cells, CellsMut, Element, Engine, Error, Model, Policy, Sample,
+};
+use prost::Message;
+use serde_json::{Value, json};
+
+thread_local! {
+    /// Allocations by this thread; the test harness has threads of its own.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on as it came; counting touches a thread-local number that needs no allocation.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const BATCH: usize = 2;
+const CAPACITY: usize = 3;
+const CHUNK: usize = 4;
+
+enum Plain {
+    F32(Vec<f32>),
+    I8(Vec<i8>),
+    I64(Vec<i64>),
+}
+
+impl Buffer for Plain {
+    fn cells(&self) -> Cells<'_> {
+        match self {
+            Plain::F32(cells) => Cells::F32(cells),
+            Plain::I8(cells) => Cells::I8(cells),
+            Plain::I64(cells) => Cells::I64(cells),
+        }
+    }
+
+    fn cells_mut(&mut self) -> CellsMut<'_> {
+        match self {
+            Plain::F32(cells) => CellsMut::F32(cells),
+            Plain::I8(cells) => CellsMut::I8(cells),
+            Plain::I64(cells) => CellsMut::I64(cells),
+        }
+    }
+}
+
+/// Adds the input to the memory, in tensors that have room already.
+struct InPlace {
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+}
+
+impl Backend for InPlace {
+    type Tensor = Plain;
+
+    fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    fn zeros(&self, element: Element, shape: &[usize]) -> Result<Plain, Error> {
+        let elements = shape.iter().product();
+        let with_room = || {
+            let mut cells = Vec::with_capacity(64);
+            cells.resize(elements, 0.0);
+            cells
+        };
+        Ok(match element {
+            Element::I8 => Plain::I8(vec![0; elements]),
+            Element::I64 => Plain::I64(vec![0; elements]),
+            Element::F32 | Element::F16 => Plain::F32(with_room()),
+        })
+    }
+
+    fn run<'a>(
+        &mut self,
+        inputs: impl Iterator<Item = &'a Plain>,
+        outputs: &mut [Plain],
+    ) -> Result<(), Error> {
+        let mut inputs = inputs.map(|input| match input {
+            Plain::F32(cells) => &cells[..],
+            _ => &[],
+        });
+        let (x, past) = (inputs.next().unwrap_or_default(), inputs.next().unwrap_or_default());
+        let tokens = x.len() / BATCH;
+        for (output, per_stream) in outputs.iter_mut().zip([2, tokens, tokens]) {
+            let Plain::F32(cells) = output else { continue };
+            cells.clear();
+            for stream in 0..BATCH {
+                let x = &x[stream * tokens..(stream + 1) * tokens];
+                let sum: f32 = x.iter().sum();
+                cells.extend((0..per_stream).map(|i| 0.5 * past[stream * 2 + i % 2] + sum + i as f32));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn model(segmentation: &Value, init: &str, dtype: &str) -> Model {
+    let mut cache = json!({"name": "cache.0.m", "from": "present.0.m", "shape": [BATCH, 1, CAPACITY, 2], "slot_axis": 2,
+                           "dtype": dtype, "scale": "none"});
+    if dtype == "i8" {
+        cache["steps"] = "steps.0.m".into();
+    }
+    let json = json!({
+        "schema": "mcedge.contract/1", "name": "toy", "batch": BATCH, "capacity": CAPACITY, "chunk": CHUNK,
+        "input": {"kind": "features", "size": 1}, "output": {"kind": "regression", "size": 1},
+        "segmentation": segmentation, "init": init,
+        "state": [{"past": "past.0.m", "present": "present.0.m", "shape": [BATCH, 1, 2], "dtype": "f32",
+                   "reset": if init == "restart" { "restart" } else { "never" }}],
+        "cache": [cache],
+    });
+    let graph = onnx(&Contract::parse(&json.to_string()).unwrap());
+    let zeros = [0; BATCH * 2 * 4];
+    let shape = vec![BATCH, 1, 2];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &zeros).unwrap();
+    let initial_state = safetensors::serialize([("past.0.m", view)], None).unwrap();
+    Model::from_bytes(graph.clone(), Some(graph), &initial_state).unwrap()
+}
+
+/// An ONNX file with nothing in it but the contract.
+fn onnx(contract: &Contract) -> Vec<u8> {
+    #[derive(Clone, PartialEq, Message)]
+    struct Entry {
+        #[prost(string, tag = "1")]
+        key: String,
+        #[prost(string, tag = "2")]
+        value: String,
+    }
+    #[derive(Clone, PartialEq, Message)]
+    struct File {
+        #[prost(message, repeated, tag = "14")]
+        metadata_props: Vec<Entry>,
+    }
+    let entry = Entry { key: METADATA_KEY.into(), value: contract.to_json() };
+    File { metadata_props: vec![entry] }.encode_to_vec()
+}
+
+fn backend(dtype: &str) -> InPlace {
+    let mut inputs = vec!["input", "past.0.m", "segment.length", "cache.0.m", "cache.length"];
+    inputs.extend((dtype == "i8").then_some("steps.0.m"));
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    InPlace { inputs: names(&inputs), outputs: names(&["present.0.m", "output", "surprise"]) }
+}
+
+#[test]
+fn a_step_allocates_nothing() {
+    let surprise = json!({"kind": "surprise", "window": 5, "threshold": 0.5, "min_size": 2, "max_size": 9});
+    for segmentation in [json!({"kind": "constant", "size": 3}), json!({"kind": "logarithmic"}), surprise] {
+        for (init, dtype) in [("continue", "f32"), ("restart", "i8")] {
+            let model = model(&segmentation, init, dtype);
+            let mut engine = Engine::new(&model, backend(dtype), Policy::Oldest).unwrap();
+            let step = |engine: &mut Engine<InPlace>, t: usize| {
+                let features = [(t * t % 7) as f32];
+                let sample = Some(Sample::Features(&features));
+                let samples = if t.is_multiple_of(3) { [sample, None] } else { [sample, sample] };
+                assert_eq!(engine.push_batch(&samples).unwrap().len(), BATCH);
+            };
+            let before = ALLOCATIONS.get();
+            (0..200).for_each(|t| step(&mut engine, t));
+            engine.reset();
+            (0..50).for_each(|t| step(&mut engine, t));
+            assert_eq!(ALLOCATIONS.get(), before, "{segmentation} {init} {dtype}");
+            assert!(engine.cache().pushed() > 10 && engine.tokens() == 83, "{}", engine.tokens());
+        }
+    }
+}
+
+#[test]
+fn pieces_of_a_backlog_that_are_as_long_allocate_nothing() {
+    let model = model(&json!({"kind": "constant", "size": 8}), "continue", "f32");
+    let engine = Engine::new(&model, backend("f32"), Policy::Oldest).unwrap();
+    let mut engine = engine.with_chunks(backend("f32")).unwrap();
+    let (input, mut output) = ([0.5; BATCH * 40], Vec::with_capacity(1000));
+    engine.catch_up(Backlog::Features(&input), &mut output).unwrap();
+    let before = ALLOCATIONS.get();
+    for _ in 0..5 {
+        engine.catch_up(Backlog::Features(&input), &mut output).unwrap();
+    }
+    assert_eq!(ALLOCATIONS.get(), before);
+    assert_eq!(output.len(), 6 * 40 * BATCH);
+}

@@ -3,9 +3,7 @@
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{
-    Aggregation, Caching, Context, Deep, FeatureMap, Init, Memory, Query, Segmentation, SpecError,
-};
+use crate::spec::{Aggregation, Caching, Context, Deep, Init, Memory, Query, Segmentation, SpecError};
 
 /// The schema that this crate writes and reads, the value of `schema`.
 pub const SCHEMA: &str = "mcedge.contract/1";
@@ -39,8 +37,8 @@ pub enum ContractError {
     /// Not the JSON of a contract.
     #[error("the contract does not parse")]
     Json(#[from] serde_json::Error),
-    /// A block whose memory function cannot be.
-    #[error("the contract has a memory function that cannot be")]
+    /// Segments or a block's memory function that cannot be.
+    #[error("the contract has a memory or segments that cannot be")]
     Block(#[from] SpecError),
     /// A contract that contradicts itself.
     #[error("the contract's `{key}` is {found}, expected {expected}")]
@@ -334,26 +332,6 @@ pub enum Role {
 }
 
 impl MemoryFunction {
-    /// The first thing in it that function bodies and kernels cannot compute yet, by its name in `config.json`.
-    pub fn unsupported(&self) -> Option<String> {
-        let caching = &self.caching;
-        match &self.memory {
-            Memory::Linear { feature_map: FeatureMap::Identity, normalized: false } => {}
-            Memory::Linear { normalized: true, .. } => return Some("memory.normalized".into()),
-            Memory::Linear { .. } => return Some("memory.feature_map other than identity".into()),
-            Memory::Dla(deep) | Memory::Titans(deep) => {
-                if deep.step_size.constant().is_none() {
-                    return Some("memory.step_size \"input\"".into());
-                }
-                if deep.retention.constant().is_none() {
-                    return Some("memory.retention \"input\"".into());
-                }
-            }
-            memory => return Some(format!("memory.kind {}", memory.kind())),
-        }
-        caching.unsupported()
-    }
-
     /// The state tensors, in the order of the function's inputs and outputs.
     ///
     /// | memory | tensors |
@@ -509,17 +487,6 @@ fn deep_tensors(
     tensors
 }
 
-impl Caching {
-    /// The first thing in it that graphs and runtimes cannot do yet, whatever the memory; by its name in `config.json`.
-    pub fn unsupported(&self) -> Option<String> {
-        match self.segmentation {
-            Segmentation::Constant { .. } => None,
-            Segmentation::Logarithmic {} => Some("caching.segmentation.kind logarithmic".into()),
-            Segmentation::Surprise { .. } => Some("caching.segmentation.kind surprise".into()),
-        }
-    }
-}
-
 impl Deep {
     /// Sizes of the layers' inputs and of the output, `[depth + 1]`: dh, width, …, width, dh.
     pub fn layer_sizes(&self, head_size: usize) -> Vec<usize> {
@@ -597,9 +564,7 @@ impl Contract {
         positive("chunk", self.chunk)?;
         positive("input.size", self.input.size())?;
         positive("output.size", self.output.size)?;
-        if let Some(tokens) = self.segment_tokens() {
-            positive("segmentation.size", tokens)?;
-        }
+        self.segmentation.check("segmentation")?;
         self.check_lists()?;
         self.state.iter().try_for_each(|state| self.check_state(state))?;
         self.cache.iter().try_for_each(|cache| self.check_cache(cache))?;
@@ -695,11 +660,27 @@ impl Contract {
             let at = format!("blocks[{i}]");
             block.memory.memory.check(&at)?;
             block.memory.caching.check(&at, &block.memory.memory)?;
+            self.check_clock(&at, &block.memory.caching)?;
             positive(&format!("{at}.num_heads"), block.memory.num_heads)?;
             positive(&format!("{at}.head_size"), block.memory.head_size)?;
             for tensor in block.memory.tensors() {
                 self.check_tensor(block, &tensor)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A block is cut where the stream is, and starts its segments alike.
+    fn check_clock(&self, at: &str, caching: &Caching) -> Result<(), ContractError> {
+        if caching.segmentation != self.segmentation {
+            let (found, expected) =
+                (format!("{:?}", caching.segmentation), format!("{:?}, the contract's", self.segmentation));
+            return Err(value(format!("{at}.caching.segmentation"), found, expected));
+        }
+        if caching.init != self.init {
+            let (found, expected) =
+                (format!("{:?}", caching.init), format!("{:?}, the contract's", self.init));
+            return Err(value(format!("{at}.caching.init"), found, expected));
         }
         Ok(())
     }

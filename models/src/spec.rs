@@ -727,9 +727,24 @@ impl Caching {
             let (found, expected) = (format!("{:?}", self.aggregation), "none: attention has no checkpoints");
             return Err(value(format!("{at}.aggregation"), found.to_lowercase(), expected));
         }
-        match self.segmentation {
+        self.segmentation.check(&format!("{at}.segmentation"))?;
+        let merges = self.segmentation == (Segmentation::Logarithmic {}) && self.init == Init::Restart;
+        if merges && self.aggregation != Aggregation::None && !matches!(memory, Memory::Linear { .. }) {
+            let expected =
+                "`continue`: logarithmic segments merge, and only linear states of restarted segments add";
+            return Err(value(format!("{at}.init"), "restart", expected));
+        }
+        Ok(())
+    }
+}
+
+impl Segmentation {
+    pub(crate) fn check(&self, at: &str) -> Result<(), SpecError> {
+        let at = |name: &str| format!("{at}.{name}");
+        match *self {
+            Segmentation::Constant { size: tokens } => size(&at("size"), tokens),
+            Segmentation::Logarithmic {} => Ok(()),
             Segmentation::Surprise { window, threshold, min_size, max_size } => {
-                let at = |name: &str| format!("{at}.segmentation.{name}");
                 if !(2..=MAX_WINDOW).contains(&window) {
                     return Err(value(at("window"), window, format!("2 to {MAX_WINDOW}")));
                 }
@@ -743,16 +758,6 @@ impl Caching {
                 }
                 Ok(())
             }
-            Segmentation::Constant { size: tokens } => size(&format!("{at}.segmentation.size"), tokens),
-            Segmentation::Logarithmic {}
-                if self.init == Init::Restart
-                    && self.aggregation != Aggregation::None
-                    && !matches!(memory, Memory::Linear { .. }) =>
-            {
-                let expected = "`continue`: logarithmic segments merge, and only linear states of restarted segments add";
-                Err(value(format!("{at}.init"), "restart", expected))
-            }
-            Segmentation::Logarithmic {} => Ok(()),
         }
     }
 }

@@ -59,7 +59,7 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
         contract.capacity
     );
     let golden = Golden::from_safetensors(&bundle.golden)?;
-    let model = Model::from_bytes(bundle.step, None, &bundle.initial_state)?;
+    let model = Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state)?;
     say!("\nverifying {} tokens against the reference", golden.input.len());
     verify_available(&model, &golden)?;
     let stream = Stream::open(&model, BackendArg::Auto, &Placement::cpu(false, None), Policy::Oldest)?;
@@ -77,7 +77,7 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
 /// The shipped model as a runtime takes it, for whoever needs any model that is known to work.
 pub fn model() -> Result<Model> {
     let bundle = shipped()?;
-    Ok(Model::from_bytes(bundle.step, None, &bundle.initial_state)?)
+    Ok(Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state)?)
 }
 
 fn shipped() -> Result<Bundle> {

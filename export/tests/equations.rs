@@ -9,13 +9,17 @@ use common::{
     ATTENTION, DECAY, DELTA, DLA, GRU, LINEAR, LSTM, NORMALIZED, SWLA, SWLA_INPUT, TITANS, block, caching,
     spec, spec_of, weights,
 };
-use mcedge_export::{Options, bundle};
+use mcedge_export::{Bundle, Options, bundle};
 use mcedge_models::contract::Dtype;
 use mcedge_models::spec::Spec;
 use mcedge_models::{Golden, Weights};
 
 const OPTIONS: Options = Options { capacity: 3, cache_dtype: Dtype::F32, chunk: 64, batch: 1, gates: false };
 const TOLERANCE: f32 = 1e-5;
+
+const AGGREGATIONS: [&str; 6] = ["none", "residual", "grm", "soup", "ssc", "mean"];
+/// Every kind of memory that has keys and checkpoints, with every kind of coefficient.
+const KEYED: [&str; 8] = [LINEAR, NORMALIZED, SWLA, SWLA_INPUT, DELTA, DECAY, DLA, TITANS];
 
 /// Runs a bundle's golden run as a client does that knows the contract only.
 fn check(case: &str, spec: &Spec) {
@@ -27,24 +31,37 @@ fn check_with(case: &str, spec: &Spec, weights: &Weights, options: Options) {
     assert!(error <= TOLERANCE, "{case}: {error:e} from the reference");
 }
 
-/// Of every stream of every graph, relative to max(1, |y|).
+/// Of every stream of both graphs, relative to max(1, |y|).
 fn largest_error(case: &str, spec: &Spec, weights: &Weights, options: Options) -> f32 {
     let bundle = bundle(spec, weights, options).unwrap();
     let golden = Golden::from_safetensors(&bundle.golden).unwrap();
     assert!(golden.input.len() >= 7, "{case}: {:?}", bundle.warnings);
+    let chunk = bundle.chunk.iter().map(|chunk| error_of(chunk, &bundle, &golden, bundle.contract.chunk));
+    chunk.fold(error_of(&bundle.step, &bundle, &golden, 1), f32::max)
+}
+
+/// Of every stream of a graph that is given at most `tokens` tokens in a run.
+fn error_of(graph: &[u8], bundle: &Bundle, golden: &Golden, tokens: usize) -> f32 {
     let mut largest = 0.0;
-    for found in outputs(&bundle.step, &bundle.initial_state, &golden.input, 1) {
-        assert!(found.iter().all(|y| y.is_finite()), "{case}");
+    for found in outputs(graph, &bundle.initial_state, &golden.input, tokens) {
+        // A maximum drops NaN.
+        assert!(found.iter().all(|y| y.is_finite()), "{found}");
         let error = |(found, expected): (&f32, &f32)| (found - expected).abs() / expected.abs().max(1.0);
         largest = found.iter().zip(&golden.output).map(error).fold(largest, f32::max);
     }
     largest
 }
 
-const AGGREGATIONS: [&str; 6] = ["none", "residual", "grm", "soup", "ssc", "mean"];
-
-/// Every kind of memory, of every kind of coefficient.
-const KEYED: [&str; 8] = [LINEAR, NORMALIZED, SWLA, SWLA_INPUT, DELTA, DECAY, DLA, TITANS];
+/// Runs the chunk graph on the golden run in chunks of each of these sizes.
+fn check_chunks(case: &str, spec: &Spec, options: Options, sizes: &[usize]) {
+    let bundle = bundle(spec, &weights(spec), options).unwrap();
+    let golden = Golden::from_safetensors(&bundle.golden).unwrap();
+    for &size in sizes {
+        assert!(size <= bundle.contract.chunk && bundle.contract.chunk <= golden.input.len());
+        let error = error_of(bundle.chunk.as_ref().unwrap(), &bundle, &golden, size);
+        assert!(error <= TOLERANCE, "{case} in chunks of {size}: {error:e} from the reference");
+    }
+}
 
 #[test]
 fn every_memory_and_aggregation_is_the_reference() {
@@ -300,4 +317,35 @@ fn a_block_that_collapses_is_the_reference_without_a_bound() {
     let kept = all.iter().filter(|(name, _)| !name.ends_with("init.m"));
     let kept = kept.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
     check_with("collapsed", &spec, &Weights::new(kept, &spec).unwrap(), OPTIONS);
+}
+
+#[test]
+fn chunks_are_the_reference_however_a_stream_is_cut() {
+    let long = r#"{"kind": "constant", "size": 11}"#;
+    let alphas = ["1", "-0.7", "0", r#""input""#];
+    let swla = alphas.map(|alpha| SWLA.replace("0.9", alpha));
+    let attention = [1, 3, 9].map(|window| ATTENTION.replace('4', &window.to_string()));
+    let cached = KEYED.map(|memory| (memory, "grm")).into_iter();
+    let cached = cached.chain(swla.iter().map(|memory| (memory.as_str(), "ssc")));
+    let cached = cached.chain([(NORMALIZED, "soup"), (GRU, "ssc"), (LSTM, "sigmoid")]);
+    let cached = cached.chain(attention.iter().map(|memory| (memory.as_str(), "none")));
+    for (memory, aggregation) in cached {
+        let caching = caching(aggregation, "continue", "").replace(CONSTANT, long);
+        let spec = spec(&[block(memory, &caching, r#""normalize_qk": true,"#)]);
+        let options = Options { capacity: 2, chunk: 7, ..OPTIONS };
+        check_chunks(&format!("{aggregation} {memory}"), &spec, options, &[1, 2, 3, 6, 7]);
+    }
+}
+
+/// Keys of one channel are 1 or −1: the triangular system of the delta rule is as far from the identity as it can be.
+#[test]
+fn a_long_chunk_of_parallel_keys_is_the_reference() {
+    for (alpha, beta) in [("1", "1"), ("0.97", "0.9"), (r#""input""#, r#""input""#)] {
+        let memory = format!(r#"{{"kind": "gated_delta", "alpha": {alpha}, "beta": {beta}}}"#);
+        let caching =
+            caching("none", "continue", "").replace(CONSTANT, r#"{"kind": "constant", "size": 50}"#);
+        let block = block(&memory, &caching, r#""normalize_qk": true,"#);
+        let spec = spec(&[block.replace(r#""num_heads": 2"#, r#""num_heads": 6"#)]);
+        check_chunks(&memory, &spec, OPTIONS, &[50]);
+    }
 }

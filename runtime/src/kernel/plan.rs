@@ -9,7 +9,7 @@ use mcedge_models::spec::{
 
 use super::ops::{self, Lanes, Step};
 use super::simd::{LANES, Simd};
-use super::{Cells, Run};
+use super::{Cells, Run, math};
 
 /// One layer of a memory: y = W x + b.
 #[derive(Clone, Debug)]
@@ -298,7 +298,7 @@ impl Plan {
             let Some(source) = source.get(part.clone()) else { continue };
             x.copy_from_slice(source);
             if self.normalize_qk {
-                let scale = 1.0 / ops::dot(simd, x, x).sqrt().max(1e-6);
+                let scale = 1.0 / math::at_least(ops::dot(simd, x, x).sqrt(), 1e-6);
                 for x in x {
                     *x *= scale;
                 }

@@ -163,6 +163,8 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(function: &MemoryFunction, capacity: usize) -> Self {
+        // A function without a cache may be of any number.
+        let capacity = if function.is_cached() { capacity } else { 0 };
         let tensors = function.tensors();
         let elements = |tensor: &MemoryTensor| function.num_heads * tensor.shape.iter().product::<usize>();
         let find = |name: &str| tensors.iter().position(|tensor| tensor.name == name);

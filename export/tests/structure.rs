@@ -15,6 +15,8 @@ use mcedge_models::{Golden, Tensor, Weights};
 use prost::Message;
 use safetensors::SafeTensors;
 
+/// The number of tokens in a chunk's graph: it has a name there, not a number.
+const OPEN: usize = 0;
 const OPTIONS: Options = Options { capacity: 3, cache_dtype: Dtype::F32, chunk: 64, batch: 1, gates: false };
 
 fn one(memory: &str, caching: &str) -> Spec {
@@ -91,9 +93,17 @@ fn check_structure(spec: &Spec, options: Options) {
     let contract = Contract::from_onnx(&bundle.step).unwrap();
     assert_eq!(contract, bundle.contract);
     assert_eq!(contract.blocks.len(), spec.blocks.len());
-    let model = model(&bundle);
-    check_versions(&model);
-    check_main(&model, &contract);
+    check_graph(&model(&bundle), &contract, 1);
+    let chunk = bundle.chunk.unwrap();
+    assert_eq!(Contract::from_onnx(&chunk).unwrap(), contract);
+    check_graph(&Model::decode(&chunk[..]).unwrap(), &contract, OPEN);
+}
+
+/// `tokens` is 1, or [`OPEN`].
+fn check_graph(model: &Model, contract: &Contract, tokens: usize) {
+    check_versions(model);
+    check_operations(model, tokens);
+    check_main(model, contract, tokens);
     for (function, block) in model.functions.iter().zip(&contract.blocks) {
         let roles = |roles: Vec<Role>, side: &str| -> Vec<String> {
             roles.into_iter().map(|role| formal(&block.memory, role, side)).collect()
@@ -113,17 +123,39 @@ fn check_versions(model: &Model) {
         let expected = [("", 17), (DOMAIN, 1)];
         assert_eq!(opsets, expected[..if model.functions.is_empty() { 1 } else { 2 }]);
     }
-    let nodes = model.graph.iter().flat_map(|graph| &graph.nodes);
-    for node in nodes.chain(model.functions.iter().flat_map(|function| &function.nodes)) {
-        assert!(!["Loop", "Scan", "If", "Einsum"].contains(&node.op.as_str()), "{}", node.op);
+}
+
+/// What stands around the functions is run by runtimes that know no more than one token's worth of it: there every size
+/// but the number of tokens is known. A step needs no loop.
+fn check_operations(model: &Model, tokens: usize) {
+    let around = &model.graph.as_ref().unwrap().nodes;
+    for node in around.iter().filter(|node| node.domain.is_empty()) {
+        let known = [
+            "Add",
+            "Sub",
+            "Mul",
+            "Div",
+            "Sqrt",
+            "MatMul",
+            "Gather",
+            "Erf",
+            "Sigmoid",
+            "ReduceMean",
+            "LayerNormalization",
+        ];
+        assert!(known.contains(&node.op.as_str()), "{}", node.op);
+    }
+    for node in model.functions.iter().flat_map(|function| &function.nodes) {
+        assert!(!["Loop", "If", "Einsum"].contains(&node.op.as_str()), "{}", node.op);
+        assert!(tokens == OPEN || node.op != "Scan");
     }
 }
 
-fn check_main(model: &Model, contract: &Contract) {
+fn check_main(model: &Model, contract: &Contract, tokens: usize) {
     let graph = model.graph.as_ref().unwrap();
     let batch = contract.batch;
     let takes = |role| contract.blocks.iter().any(|block| block.memory.inputs().contains(&role));
-    let mut expected = vec![("input".to_owned(), F32, vec![batch, 1, 3])];
+    let mut expected = vec![("input".to_owned(), F32, vec![batch, tokens, 3])];
     expected.extend(contract.state.iter().map(|state| (state.past.clone(), F32, state.shape.clone())));
     if takes(Role::SegmentLength) {
         expected.push(("segment.length".to_owned(), I64, vec![batch]));
@@ -141,13 +173,13 @@ fn check_main(model: &Model, contract: &Contract) {
         expected.push(("cache.length".to_owned(), I64, vec![batch]));
     }
     assert_eq!(typed(&graph.inputs), expected);
-    assert_eq!(typed(&graph.outputs), expected_outputs(contract));
+    assert_eq!(typed(&graph.outputs), expected_outputs(contract, tokens));
 }
 
 /// Every tensor of every block, whether the next token needs it or a checkpoint alone; who was read; the surprise.
-fn expected_outputs(contract: &Contract) -> Vec<(String, i32, Vec<usize>)> {
+fn expected_outputs(contract: &Contract, tokens: usize) -> Vec<(String, i32, Vec<usize>)> {
     let batch = contract.batch;
-    let mut expected = vec![("output".to_owned(), F32, vec![batch, 1, 2])];
+    let mut expected = vec![("output".to_owned(), F32, vec![batch, tokens, 2])];
     for BlockFunction { block, memory, .. } in &contract.blocks {
         for tensor in memory.tensors() {
             let shape = [&[batch, memory.num_heads], &tensor.shape[..]].concat();
@@ -156,11 +188,11 @@ fn expected_outputs(contract: &Contract) -> Vec<(String, i32, Vec<usize>)> {
     }
     for BlockFunction { block, memory, .. } in contract.blocks.iter().filter(|block| block.memory.has_gates())
     {
-        let shape = vec![batch, 1, memory.num_heads, contract.capacity + 1];
+        let shape = vec![batch, tokens, memory.num_heads, contract.capacity + 1];
         expected.push((format!("gates.{block}"), F32, shape));
     }
     if contract.blocks.iter().any(|block| block.memory.has_loss()) {
-        expected.push(("surprise".to_owned(), F32, vec![batch, 1]));
+        expected.push(("surprise".to_owned(), F32, vec![batch, tokens]));
     }
     expected
 }
@@ -171,6 +203,29 @@ fn typed(values: &[proto::ValueInfo]) -> Vec<(String, i32, Vec<usize>)> {
         (value.name.clone(), element, shape)
     };
     values.iter().map(typed).collect()
+}
+
+#[test]
+fn a_chunk_is_no_longer_than_a_segment() {
+    let chunk = |segmentation: &str, chunk: usize| {
+        let constant = r#"{"kind": "constant", "size": 3}"#;
+        let spec = one(LINEAR, &caching("grm", "continue", "").replace(constant, segmentation));
+        let options = Options { chunk, ..OPTIONS };
+        let bundle = bundle(&spec, &weights(&spec), options).unwrap();
+        assert_eq!(bundle.chunk.is_some(), bundle.contract.chunk > 1);
+        bundle.contract.chunk
+    };
+    let surprise = r#"{"kind": "surprise", "window": 8, "threshold": 1, "min_size": 2, "max_size": 9}"#;
+    for (segmentation, asked, expected) in [
+        (r#"{"kind": "constant", "size": 3}"#, 64, 3),
+        (r#"{"kind": "constant", "size": 3}"#, 2, 2),
+        (r#"{"kind": "constant", "size": 1}"#, 64, 1),
+        (r#"{"kind": "constant", "size": 3}"#, 1, 1),
+        (surprise, 64, 9),
+        (r#"{"kind": "logarithmic"}"#, 64, 1),
+    ] {
+        assert_eq!(chunk(segmentation, asked), expected, "{segmentation}");
+    }
 }
 
 #[test]
@@ -360,10 +415,16 @@ fn a_cache_after_training_changes_the_reads_and_the_segments_alone() {
 fn arguments_that_do_not_fit_are_errors() {
     let spec = one(LINEAR, &caching("grm", "continue", ""));
     let other = one(LINEAR, &caching("residual", "continue", ""));
-    let none = Options { capacity: 0, ..OPTIONS };
     let huge = Options { capacity: usize::MAX / 2, ..OPTIONS };
     let found = |weights: &Weights, options| step_graph(&spec, weights, options).unwrap_err();
-    assert!(matches!(found(&weights(&spec), none), Error::Option { option: "capacity", .. }));
+    for (none, name) in [
+        (Options { capacity: 0, ..OPTIONS }, "capacity"),
+        (Options { chunk: 0, ..OPTIONS }, "chunk"),
+        (Options { batch: 0, ..OPTIONS }, "batch"),
+    ] {
+        let error = found(&weights(&spec), none);
+        assert!(matches!(error, Error::Option { option, .. } if option == name), "{error}");
+    }
     assert!(matches!(found(&weights(&spec), huge), Error::Contract(_)));
     let error = found(&weights(&other), OPTIONS).to_string();
     assert!(error.contains("blocks.0.mix.u.weight"), "{error}");
@@ -378,6 +439,9 @@ fn a_bundle_is_written_over_a_bundle_and_over_nothing_else() {
     bundle.write(&path).unwrap();
     std::fs::write(path.join("step.onnx"), b"old").unwrap();
     std::fs::write(path.join("chunk.onnx"), b"old").unwrap();
+    bundle.write(&path).unwrap();
+    assert_eq!(Some(std::fs::read(path.join("chunk.onnx")).unwrap()), bundle.chunk);
+    let bundle = Bundle { chunk: None, ..bundle };
     bundle.write(&path).unwrap();
     assert_eq!(std::fs::read(path.join("step.onnx")).unwrap(), bundle.step);
     assert_eq!(std::fs::read(path.join("initial_state.safetensors")).unwrap(), bundle.initial_state);

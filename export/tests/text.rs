@@ -9,12 +9,20 @@ use std::path::Path;
 use std::{env, fs};
 
 use common::{ATTENTION, DELTA, GRU, LINEAR, LSTM, TITANS, block, caching, spec, weights};
-use mcedge_export::{Options, step_graph};
+use mcedge_export::{ModelGraph, Options, chunk_graph, step_graph};
 use mcedge_models::contract::Dtype;
 use mcedge_models::spec::Spec;
 
 fn check(name: &str, spec: &Spec, options: Options) {
-    let text = step_graph(spec, &weights(spec), options).unwrap().to_string();
+    check_text(name, &step_graph(spec, &weights(spec), options).unwrap());
+}
+
+fn check_chunk(name: &str, spec: &Spec, options: Options) {
+    check_text(name, &chunk_graph(spec, &weights(spec), options).unwrap().unwrap());
+}
+
+fn check_text(name: &str, graph: &ModelGraph) {
+    let text = graph.to_string();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).with_extension("txt");
     if env::var_os("MCEDGE_BLESS").is_some() {
         fs::write(&file, &text).unwrap();
@@ -71,4 +79,20 @@ fn lstm_sigmoid_with_gates() {
 #[test]
 fn attention() {
     check("attention", &spec(&[block(ATTENTION, &caching("none", "continue", ""), "")]), Options::default());
+}
+
+#[test]
+fn delta_ssc_in_chunks() {
+    let caching = caching("ssc", "restart", "").replace(r#""size": 3"#, r#""size": 8"#);
+    let options = Options { chunk: 4, gates: true, ..Options::default() };
+    check_chunk("delta-ssc-chunk", &spec(&[block(DELTA, &caching, "")]), options);
+}
+
+#[test]
+fn gru_grm_in_chunks() {
+    check_chunk(
+        "gru-grm-chunk",
+        &spec(&[block(GRU, &caching("grm", "restart", ""), "")]),
+        Options::default(),
+    );
 }

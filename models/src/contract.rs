@@ -17,6 +17,8 @@ const MAX_ELEMENTS: usize = 1 << 29;
 /// The most tensors of a state, and of a cache: more than any `config.json` comes to, and few enough that each may be
 /// looked for among all.
 const MAX_TENSORS: usize = 1 << 14;
+/// The most streams of a batch: each costs a runtime a little, even where the contract has no tensor for it.
+const MAX_BATCH: usize = 1 << 12;
 
 /// Why a file holds no contract that this version can run.
 #[derive(Debug, thiserror::Error)]
@@ -559,11 +561,16 @@ impl Contract {
     }
 
     fn check(&self) -> Result<(), ContractError> {
-        positive("batch", self.batch)?;
+        if !(1..=MAX_BATCH).contains(&self.batch) {
+            return Err(value("batch", self.batch, format!("1 to {MAX_BATCH}")));
+        }
         positive("capacity", self.capacity)?;
         positive("chunk", self.chunk)?;
         positive("input.size", self.input.size())?;
-        positive("output.size", self.output.size)?;
+        shape("output", &[self.batch, self.output.size])?;
+        if let Input::Features { size, .. } = self.input {
+            shape("input", &[self.batch, size])?;
+        }
         self.segmentation.check("segmentation")?;
         self.check_lists()?;
         self.state.iter().try_for_each(|state| self.check_state(state))?;

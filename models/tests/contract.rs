@@ -29,6 +29,12 @@ fn each_fault_has_its_own_message() {
     };
     check("/output/std", json!([1]), "output.std` is a list of 1, expected 2 entries, or none");
     check("/output/std", json!([0, 1]), "output.std[0]` is 0, expected a positive number");
+    check("/batch", json!(4097), "batch` is 4097, expected 1 to 4096");
+    let mut wide = contract();
+    wide["input"]["size"] = json!(1 << 20);
+    (wide["batch"], wide["state"], wide["cache"]) = (json!(1024), json!([]), json!([]));
+    let error = Contract::parse(&wide.to_string()).unwrap_err().to_string();
+    assert_eq!(error, "the contract's `shape of input` is [1024, 1048576], expected 1 to 536870912 elements");
     let mut infinite = contract();
     infinite["output"]["std"] = json!([1, 1e39]);
     let error = Contract::parse(&infinite.to_string()).unwrap_err();

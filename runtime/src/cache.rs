@@ -65,12 +65,14 @@ impl<T: Buffer> CheckpointCache<T> {
             contract.cache.iter().map(|cache| Layout::new(contract, cache)).collect();
         let quantised = layouts.iter_mut().zip(&contract.cache).filter(|(_, cache)| cache.steps.is_some());
         quantised.enumerate().for_each(|(index, (layout, _))| layout.steps = Some(index));
+        // A contract without a cache may declare any number.
+        let slots = if tensors.is_empty() { 0 } else { contract.capacity };
         let longest = layouts.iter().map(|layout| layout.inner).max().unwrap_or_default();
         Self {
             tensors,
             steps,
             layouts,
-            streams: (0..contract.batch).map(|_| Slots::new(contract.capacity)).collect(),
+            streams: (0..contract.batch).map(|_| Slots::new(slots)).collect(),
             policy,
             merges: matches!(contract.segmentation, Segmentation::Logarithmic {}),
             row: vec![0.0; longest],

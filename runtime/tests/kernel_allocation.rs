@@ -4,9 +4,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use half::f16;
-use mcedge_models::contract::{Dtype, MemoryFunction};
+use mcedge_models::contract::{Dtype, MemoryFunction, Role};
 use mcedge_models::spec::{
-    Aggregation, Caching, Coefficient, Context, Deep, FeatureMap, Init, Memory, Objective, Query,
+    Aggregation, Caching, Coefficient, Context, Deep, FeatureMap, FromInput, Init, Memory, Objective, Query,
     Segmentation,
 };
 use mcedge_runtime::kernel::{Cells, Isa, Kernel, Run};
@@ -37,15 +37,17 @@ static COUNTING: Counting = Counting;
 
 const CAPACITY: usize = 5;
 const TOKENS: usize = 3;
+const INPUT: Coefficient = Coefficient::Input(FromInput::Input);
 
-fn function(memory: Memory, aggregation: Aggregation) -> MemoryFunction {
+/// With everything that a function may have.
+fn function(memory: Memory, aggregation: Aggregation, cache_dtype: Dtype) -> MemoryFunction {
     let caching = Caching {
         aggregation,
-        query: Query::Q,
+        query: if memory.is_recurrent() { Query::U } else { Query::Q },
         context: Context::Mean,
         temperature: 1.0,
         top_k: (aggregation == Aggregation::Ssc).then_some(2),
-        segmentation: Segmentation::Constant { size: 64 },
+        segmentation: Segmentation::Surprise { window: 64, threshold: 2.0, min_size: 1, max_size: 64 },
         init: Init::Continue,
     };
     MemoryFunction {
@@ -54,62 +56,123 @@ fn function(memory: Memory, aggregation: Aggregation) -> MemoryFunction {
         normalize_qk: true,
         memory,
         caching,
-        cache_dtype: Dtype::F32,
-        gates: false,
+        cache_dtype,
+        gates: true,
     }
 }
 
-fn deep() -> Memory {
-    Memory::Titans(Deep {
+fn memories() -> [Memory; 7] {
+    let deep = Deep {
         depth: 3,
         width: 9,
         bias: true,
         skip: true,
         objective: Objective::L2,
-        step_size: Coefficient::Constant(0.01),
+        step_size: INPUT,
         momentum: 0.9,
-        retention: Coefficient::Constant(0.99),
+        retention: INPUT,
         sign: None,
-    })
+    };
+    [
+        Memory::Linear { feature_map: FeatureMap::Elu1, normalized: true },
+        Memory::Swla { alpha: INPUT, beta: INPUT, lambda: INPUT },
+        Memory::GatedDelta { alpha: INPUT, beta: INPUT, correction: true },
+        Memory::Titans(deep),
+        Memory::Gru {},
+        Memory::Lstm {},
+        Memory::Attention { window: 4 },
+    ]
+}
+
+/// The aggregations that go with a memory.
+fn aggregations(memory: &Memory) -> Vec<Aggregation> {
+    let cached =
+        [Aggregation::Residual, Aggregation::Grm, Aggregation::Soup, Aggregation::Ssc, Aggregation::Mean];
+    match memory {
+        Memory::Attention { .. } => vec![Aggregation::None],
+        Memory::Gru {} | Memory::Lstm {} => [&cached[..], &[Aggregation::Sigmoid]].concat(),
+        _ => [&cached[..], &[Aggregation::None]].concat(),
+    }
+}
+
+/// A cached tensor in every type, of which a run reads its own.
+struct Cache {
+    dtype: Dtype,
+    wide: Vec<f32>,
+    half: Vec<f16>,
+    bytes: Vec<i8>,
+    steps: Vec<f32>,
+}
+
+impl Cache {
+    fn all(function: &MemoryFunction) -> Vec<Self> {
+        let memories = function.num_heads * CAPACITY;
+        let cached = function.tensors().into_iter().filter(|tensor| tensor.cached);
+        let cache = cached.map(|tensor| {
+            let len = memories * tensor.shape.iter().product::<usize>();
+            Self {
+                dtype: function.dtype(&tensor),
+                wide: vec![0.1; len],
+                half: vec![f16::ONE; len],
+                bytes: vec![1; len],
+                steps: vec![0.1; memories],
+            }
+        });
+        cache.collect()
+    }
+
+    fn cells(&self) -> Cells<'_> {
+        match self.dtype {
+            Dtype::F32 => Cells::F32(&self.wide),
+            Dtype::F16 => Cells::F16(&self.half),
+            Dtype::I8 => Cells::I8(&self.bytes, &self.steps),
+        }
+    }
 }
 
 #[track_caller]
-fn check(function: &MemoryFunction, half: bool) {
-    let elements: Vec<usize> =
-        function.tensors().iter().map(|t| 2 * t.shape.iter().product::<usize>()).collect();
-    let past: Vec<Vec<f32>> = elements.iter().map(|&n| vec![0.1; n]).collect();
-    let mut present = past.clone();
-    let cached = function
-        .tensors()
-        .iter()
-        .zip(&elements)
-        .filter(|(t, _)| t.cached)
-        .map(|(_, n)| n * CAPACITY)
-        .collect::<Vec<_>>();
-    let wide: Vec<Vec<f32>> = cached.iter().map(|&n| vec![0.1; n]).collect();
-    let narrow: Vec<Vec<f16>> = cached.iter().map(|&n| vec![f16::ONE; n]).collect();
-    let cache: Vec<Cells<'_>> = if half {
-        narrow.iter().map(|cells| Cells::F16(cells)).collect()
-    } else {
-        wide.iter().map(|cells| Cells::F32(cells)).collect()
+fn check(function: &MemoryFunction) {
+    let elements = |role: Role, rows: usize| {
+        let is_there = function.inputs().contains(&role) || function.outputs().contains(&role);
+        if is_there { rows * function.shape(role, CAPACITY).1.iter().product::<usize>() } else { 0 }
     };
-    let (x, mut y) = (vec![0.3; TOKENS * 22], vec![0.0; TOKENS * 22]);
-    let past: Vec<&[f32]> = past.iter().map(|x| &x[..]).collect();
+    let tensor = |role: Role, rows: usize| vec![0.3; elements(role, rows)];
+    let states = 0..function.tensors().len();
+    let past: Vec<Vec<f32>> = states.clone().map(|i| tensor(Role::State(i), 1)).collect();
+    let mut present = past.clone();
+    let carried = function.tensors().into_iter().zip(&past);
+    let past: Vec<&[f32]> = carried.map(|(tensor, x)| if tensor.carried { &x[..] } else { &[] }).collect();
     let mut present: Vec<&mut [f32]> = present.iter_mut().map(|x| &mut x[..]).collect();
+    let cache = Cache::all(function);
+    let cache: Vec<Cells<'_>> = cache.iter().map(Cache::cells).collect();
+    let coefficients: Vec<Vec<f32>> = (0..3).map(|i| tensor(Role::Coefficient(i), TOKENS)).collect();
+    let coefficients: Vec<&[f32]> = coefficients.iter().map(|x| &x[..]).collect();
+    let [q, k, v, u, x] = [Role::Q, Role::K, Role::V, Role::U, Role::X].map(|role| tensor(role, TOKENS));
+    let weights = [Role::RecurrentWeight, Role::RecurrentBias, Role::GateWeight, Role::GateBias];
+    let [recurrent_weight, recurrent_bias, gate_weight, gate_bias] = weights.map(|role| tensor(role, 1));
+    let [mut y, mut gates, mut loss] = [Role::Y, Role::Gates, Role::Loss].map(|role| tensor(role, TOKENS));
     for isa in Isa::available() {
         let mut kernel = Kernel::with_isa(function, CAPACITY, isa);
         let before = ALLOCATIONS.get();
         kernel.run(Run {
-            q: &x,
-            k: &x,
-            v: &x,
+            q: &q,
+            k: &k,
+            v: &v,
+            u: &u,
+            x: &x,
+            coefficients: &coefficients,
+            recurrent_weight: &recurrent_weight,
+            recurrent_bias: &recurrent_bias,
+            gate_weight: &gate_weight,
+            gate_bias: &gate_bias,
             past: &past,
             present: &mut present,
             segment_length: 4,
             cache: &cache,
             cache_length: CAPACITY,
             y: &mut y,
-            ..Run::default()
+            gates: &mut gates,
+            loss: &mut loss,
         });
         assert_eq!(ALLOCATIONS.get() - before, 0, "allocations on {isa}, {function:?}");
     }
@@ -117,18 +180,10 @@ fn check(function: &MemoryFunction, half: bool) {
 
 #[test]
 fn a_run_allocates_nothing() {
-    let linear = Memory::Linear { feature_map: FeatureMap::Identity, normalized: false };
-    for aggregation in [
-        Aggregation::None,
-        Aggregation::Residual,
-        Aggregation::Grm,
-        Aggregation::Soup,
-        Aggregation::Ssc,
-        Aggregation::Mean,
-    ] {
-        for memory in [linear.clone(), deep()] {
-            for half in [false, true] {
-                check(&function(memory.clone(), aggregation), half);
+    for memory in memories() {
+        for aggregation in aggregations(&memory) {
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::I8] {
+                check(&function(memory.clone(), aggregation, dtype));
             }
         }
     }

@@ -31,7 +31,7 @@ fn model() -> Model {
     let weights = Weights::new(tensors, &spec).unwrap();
     let options = mcedge_export::Options { capacity: 8, ..Default::default() };
     let bundle = mcedge_export::bundle(&spec, &weights, options).unwrap();
-    Model::from_bytes(bundle.step, None, &bundle.initial_state).unwrap()
+    Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state).unwrap()
 }
 
 /// Resident memory of this process, or none where `/proc` does not tell.

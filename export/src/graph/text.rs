@@ -38,7 +38,7 @@ impl Display for Attribute {
             Attribute::Int(x) => write!(f, "{x}"),
             Attribute::Ints(xs) => write!(f, "[{}]", list(xs, ",")),
             Attribute::Float(x) => write!(f, "{x:?}"),
-            Attribute::Graph(graph) => write!(f, "{graph}"),
+            Attribute::Graph(graph) => f.write_str(&graph.to_string().trim_end().replace('\n', "\n  ")),
         }
     }
 }

@@ -241,7 +241,7 @@ impl Body<'_> {
         after: &Decays,
         time: &Time,
     ) -> Value {
-        let answer = self.from_start(m, key, after);
+        let answer = self.start_part(m, key, after);
         let error = self.graph.sub(v, &answer);
         let error = self.weighed(inputs, 1, &error);
         let similar = self.similar(key, key, after);
@@ -276,7 +276,7 @@ impl Body<'_> {
     }
 
     /// D(t, 0) M₀ x_t, `[B, H, T, dh]`.
-    fn from_start(&mut self, m: &Value, rows: &Value, decays: &Decays) -> Value {
+    fn start_part(&mut self, m: &Value, rows: &Value, decays: &Decays) -> Value {
         let g = &mut self.graph;
         let transposed = g.transpose(m, &[0, 1, 3, 2]);
         let answer = g.matmul(rows, &transposed);
@@ -296,7 +296,7 @@ impl Body<'_> {
 
     /// M_t x_t `[B, H, T, dh]`, and z_tᵀ x_t of a normalised memory.
     fn answer(&mut self, course: &Course, rows: &Value, decays: &Decays) -> Answer {
-        let mut y = self.from_start(&course.m, rows, decays);
+        let mut y = self.start_part(&course.m, rows, decays);
         let mut normalizer = None;
         for (key, v) in &course.written {
             let similar = self.similar(rows, key, decays);

@@ -33,7 +33,7 @@ impl Value {
         array
     }
 
-    fn shape(&self) -> &[usize] {
+    pub fn shape(&self) -> &[usize] {
         match self {
             Value::F(x) => x.shape(),
             Value::I(x) => x.shape(),
@@ -173,6 +173,7 @@ fn evaluate(node: &Node, x: &[Value]) -> Vec<Value> {
             Value::I(a) => broadcast(a, x[1].i(), |a, b| a < b),
             _ => broadcast(x[0].f(), x[1].f(), |a, b| a < b),
         }),
+        "Unsqueeze" => each!(&x[0], values => values.clone().insert_axis(Axis(x[1].i()[0] as usize))),
         "Equal" => Value::B(broadcast(x[0].i(), x[1].i(), |a, b| a == b)),
         "Not" => Value::B(x[0].b().mapv(|b| !b)),
         "And" => Value::B(broadcast(x[0].b(), x[1].b(), |a, b| a & b)),
@@ -226,7 +227,7 @@ fn evaluate(node: &Node, x: &[Value]) -> Vec<Value> {
         }
         "GatherND" => each!(&x[0], values => gather_slots(values, x[1].i())),
         "ReduceSum" => {
-            let axis = Axis(x[1].i()[0] as usize);
+            let axis = Axis(x[1].i()[0].rem_euclid(x[0].f().ndim() as i64) as usize);
             let sum = x[0].f().sum_axis(axis);
             Value::F(if int("keepdims", 1) == 1 { sum.insert_axis(axis) } else { sum })
         }
@@ -268,13 +269,19 @@ fn matmul(a: &ArrayD<f32>, b: &ArrayD<f32>) -> ArrayD<f32> {
     let (lead_b, [inner_b, n]) = b.shape().split_at(b.ndim() - 2) else { panic!("a matrix") };
     assert_eq!(inner, inner_b);
     let lead = common_shape(lead_a, lead_b);
-    let a = a.broadcast([&lead[..], &[*m, *inner]].concat()).unwrap();
-    let b = b.broadcast([&lead[..], &[*inner, *n]].concat()).unwrap();
-    ArrayD::from_shape_fn([&lead[..], &[*m, *n]].concat(), |at| {
-        let (lead, row, column) = (&at.slice()[..lead.len()], at[lead.len()], at[lead.len() + 1]);
-        let index = |tail: [usize; 2]| [lead, &tail].concat();
-        (0..*inner).map(|j| a[&index([row, j])[..]] * b[&index([j, column])[..]]).sum()
-    })
+    let whole = |x: &ArrayD<f32>, tail: [usize; 2]| {
+        let shape = [&lead[..], &tail].concat();
+        x.broadcast(shape).unwrap().as_standard_layout().into_owned().into_raw_vec_and_offset().0
+    };
+    let (a, b) = (whole(a, [*m, *inner]), whole(b, [*inner, *n]));
+    let mut y = vec![0.0; lead.iter().product::<usize>() * m * n];
+    for (row, y) in y.chunks_mut(*n).enumerate() {
+        let b = &b[row / m * inner * n..];
+        for (j, a) in a[row * inner..(row + 1) * inner].iter().enumerate() {
+            y.iter_mut().zip(&b[j * n..]).for_each(|(y, b)| *y += a * b);
+        }
+    }
+    ArrayD::from_shape_vec([&lead[..], &[*m, *n]].concat(), y).unwrap()
 }
 
 fn reshape(x: &Value, dims: &ArrayD<i64>) -> Value {
@@ -345,6 +352,9 @@ fn erf(x: f32) -> f32 {
     for n in 1..200 {
         term *= 2.0 * x * x / f64::from(2 * n + 1);
         sum += term;
+        if term.abs() < 1e-12 * sum.abs() {
+            break;
+        }
     }
     (std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum) as f32
 }

@@ -139,6 +139,7 @@ impl ValueInfo {
     pub fn element_and_shape(&self) -> (i32, Vec<usize>) {
         let tensor = self.ty.as_ref().and_then(|ty| ty.tensor.as_ref()).unwrap();
         let dims = &tensor.shape.as_ref().unwrap().dims;
+        assert!(dims.iter().all(|dim| (dim.size == 0) == (dim.name == "T")), "{}", self.name);
         (tensor.element, dims.iter().map(|dim| dim.size as usize).collect())
     }
 }

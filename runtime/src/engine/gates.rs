@@ -29,10 +29,10 @@ pub(super) fn name(block: usize) -> String {
     format!("gates.{block}")
 }
 
-/// The blocks whose gates are among a graph's `outputs`.
+/// The blocks that have gates, of which the graph's `outputs` have some.
 pub(super) fn blocks(contract: &Contract, outputs: &[String]) -> Vec<usize> {
-    let blocks = contract.blocks.iter().map(|function| function.block);
-    blocks.filter(|&block| outputs.contains(&name(block))).collect()
+    let weighing = contract.blocks.iter().filter(|function| function.memory.has_gates());
+    weighing.map(|function| function.block).filter(|&block| outputs.contains(&name(block))).collect()
 }
 
 fn heads(contract: &Contract, block: usize) -> usize {

@@ -4,21 +4,31 @@ use super::parameters;
 use super::plan::{Kind, Plan, Scratch};
 use super::read::gates_of;
 use super::simd::Simd;
-use super::{Cells, Run, math, ops};
+use super::{Cells, Run, math, ops, write};
 
 /// The state tensors in their order, `[D]` each: h; c, of an LSTM.
 const H: usize = 0;
 const C: usize = 1;
 
-/// One token of PyTorch's GRU or LSTM: h, c and the gates' parts that are h's.
+/// The token of all heads when `head` is the first, and the head's key into its context.
 #[inline(always)]
-pub(super) fn step<S: Simd>(
+pub(super) fn write<S: Simd>(
     simd: S,
     plan: &Plan,
     scratch: &mut Scratch,
     run: &mut Run<'_, '_>,
+    head: usize,
     token: usize,
 ) {
+    if head == 0 {
+        step(simd, plan, scratch, run, token);
+    }
+    write::add_to_context(simd, plan, scratch, run, head, token);
+}
+
+/// One token of PyTorch's GRU or LSTM: h, c and the gates' parts that are h's.
+#[inline(always)]
+fn step<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, run: &mut Run<'_, '_>, token: usize) {
     let from_h = &mut *scratch.gates;
     let past = (token == 0).then_some(run.past);
     let h: &[f32] = past.map_or(&*run.present[H], |past| past[H]);
@@ -39,7 +49,7 @@ pub(super) fn step<S: Simd>(
         _ => gru(from_x, from_h, run.present[H]),
     }
     if plan.sigmoid {
-        gate_parts(simd, plan, scratch, run);
+        gate_parts(simd, scratch, run);
     }
 }
 
@@ -71,15 +81,15 @@ fn lstm(from_x: &[f32], from_h: &[f32], h: &mut [f32], c: &mut [f32]) {
 }
 
 /// W_g [h; h_i] + b_g is the sum of a part of h, into the scratch, and one of h_i, which a checkpoint keeps: the last of
-/// the state tensors.
+/// the state tensors. Row by row W_g is these parts' W in turn, and both see this h.
 #[inline(always)]
-fn gate_parts<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, run: &mut Run<'_, '_>) {
-    let d = plan.d_model();
+fn gate_parts<S: Simd>(simd: S, scratch: &mut Scratch, run: &mut Run<'_, '_>) {
     let (gate, states) = run.present.split_last_mut().expect("`gate` is the last tensor");
-    let h = &*states[H];
-    for (i, row) in run.gate_weight.chunks_exact(2 * d).enumerate() {
-        scratch.gate[i] = ops::dot(simd, &row[..d], h) + run.gate_bias[i];
-        gate[i] = ops::dot(simd, &row[d..], h);
+    ops::matvec(simd, run.gate_weight, states[H], &mut scratch.gate_parts);
+    let parts = scratch.gate_parts.as_chunks::<2>().0.iter().zip(run.gate_bias);
+    for (([of_h, of_h_i], bias), (online, gate)) in parts.zip(scratch.gate.iter_mut().zip(gate.iter_mut())) {
+        *online = of_h + bias;
+        *gate = *of_h_i;
     }
 }
 

@@ -63,6 +63,12 @@ fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, DENSITY_AT_ZERO * e)
 }
 
+/// The larger of the two; NaN where x is, which `f32::max` would drop.
+#[inline(always)]
+pub(super) fn at_least(x: f32, floor: f32) -> f32 {
+    if x < floor { floor } else { x }
+}
+
 /// elu(x) + 1: x + 1 above 0, exp(x) below.
 #[inline(always)]
 pub(super) fn elu_plus_one(x: f32) -> f32 {

@@ -209,30 +209,20 @@ impl Task for RunTask<'_, '_, '_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { plan, scratch, mut run } = self;
         let tokens = run.y.len() / plan.d_model();
-        match plan.kind {
-            Kind::Layers => {
-                for (head, token) in pairs(plan.heads, tokens) {
-                    plan.normalize(simd, scratch, &run, head, token);
-                    write::write(simd, plan, scratch, &mut run, head, token);
-                    read::read(simd, plan, scratch, &mut run, head, token);
-                }
-            }
-            Kind::Attention { window } => {
-                for (head, token) in pairs(plan.heads, tokens) {
-                    plan.normalize(simd, scratch, &run, head, token);
+        let is_cell = matches!(plan.kind, Kind::Gru | Kind::Lstm);
+        let (outer, inner) = if is_cell { (tokens, plan.heads) } else { (plan.heads, tokens) };
+        for (i, j) in pairs(outer, inner) {
+            let (head, token) = if is_cell { (j, i) } else { (i, j) };
+            plan.normalize(simd, scratch, &run, head, token);
+            match plan.kind {
+                Kind::Layers => write::write(simd, plan, scratch, &mut run, head, token),
+                Kind::Gru | Kind::Lstm => cell::write(simd, plan, scratch, &mut run, head, token),
+                Kind::Attention { window } => {
                     attention::step(simd, plan, window, scratch, &mut run, head, token);
+                    continue;
                 }
             }
-            Kind::Gru | Kind::Lstm => {
-                for (token, head) in pairs(tokens, plan.heads) {
-                    if head == 0 {
-                        cell::step(simd, plan, scratch, &mut run, token);
-                    }
-                    plan.normalize(simd, scratch, &run, head, token);
-                    write::add_to_context(simd, plan, scratch, &mut run, head, token);
-                    read::read(simd, plan, scratch, &mut run, head, token);
-                }
-            }
+            read::read(simd, plan, scratch, &mut run, head, token);
         }
     }
 }

@@ -216,7 +216,7 @@ pub(super) fn add_scaled<S: Simd, A: Cell>(simd: S, a: f32, x: &[A], y: &mut [f3
 pub(super) fn map(map: FeatureMap, x: &[f32], y: &mut [f32]) {
     match map {
         FeatureMap::Identity => y.copy_from_slice(x),
-        FeatureMap::Relu => y.iter_mut().zip(x).for_each(|(y, x)| *y = x.max(0.0)),
+        FeatureMap::Relu => y.iter_mut().zip(x).for_each(|(y, x)| *y = math::at_least(*x, 0.0)),
         FeatureMap::Elu1 => y.iter_mut().zip(x).for_each(|(y, x)| *y = math::elu_plus_one(*x)),
     }
 }

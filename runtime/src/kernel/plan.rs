@@ -9,7 +9,7 @@ use mcedge_models::spec::{
 
 use super::ops::{self, Lanes, Step};
 use super::simd::{LANES, Simd};
-use super::{Cells, Run};
+use super::{Cells, Run, math};
 
 /// One layer of a memory: y = W x + b.
 #[derive(Clone, Debug)]
@@ -163,6 +163,8 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(function: &MemoryFunction, capacity: usize) -> Self {
+        // A function without a cache may be of any number.
+        let capacity = if function.is_cached() { capacity } else { 0 };
         let tensors = function.tensors();
         let elements = |tensor: &MemoryTensor| function.num_heads * tensor.shape.iter().product::<usize>();
         let find = |name: &str| tensors.iter().position(|tensor| tensor.name == name);
@@ -296,7 +298,7 @@ impl Plan {
             let Some(source) = source.get(part.clone()) else { continue };
             x.copy_from_slice(source);
             if self.normalize_qk {
-                let scale = 1.0 / ops::dot(simd, x, x).sqrt().max(1e-6);
+                let scale = 1.0 / math::at_least(ops::dot(simd, x, x).sqrt(), 1e-6);
                 for x in x {
                     *x *= scale;
                 }
@@ -430,6 +432,8 @@ pub(super) struct Scratch {
     pub(super) soup: Vec<Box<[f32]>>,
     /// A cell's gates from h, `[G · D]`; empty without a cell.
     pub(super) gates: Box<[f32]>,
+    /// W_g's products with h, `[D, 2]`; empty but for `sigmoid`.
+    pub(super) gate_parts: Box<[f32]>,
     /// The part of W_g [h; h_i] + b_g that is h's, `[D]`; empty but for `sigmoid`.
     pub(super) gate: Box<[f32]>,
     /// A checkpoint's gate and h, `[dh]` each; empty but for `sigmoid`.
@@ -466,6 +470,7 @@ impl Scratch {
             slots: vec![0; plan.capacity].into_boxed_slice(),
             soup: soup.iter().flat_map(parameters).collect(),
             gates: zeros(gates),
+            gate_parts: sigmoid(2 * d_model),
             gate: sigmoid(d_model),
             checkpoint: [sigmoid(plan.head_size), sigmoid(plan.head_size)],
         }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::parameters::{self, Parameters, Tensor};
 use super::plan::{Normalizer, Plan, Scoring, Scratch, Weights};
 use super::simd::{LANES, Simd};
-use super::{Run, cell, ops};
+use super::{Run, cell, math, ops};
 
 /// Reads the memories at the token's q into y. A memory of weight 0 is not touched.
 #[inline(always)]
@@ -82,11 +82,11 @@ fn normalize_weights<S: Simd>(
         if plan.normalizes_soup {
             of_soup += *weight * product(memory);
         } else {
-            *weight /= product(memory).max(1e-6);
+            *weight /= math::at_least(product(memory), 1e-6);
         }
     }
     if plan.normalizes_soup {
-        let scale = 1.0 / of_soup.max(1e-6);
+        let scale = 1.0 / math::at_least(of_soup, 1e-6);
         scratch.weights[..=live].iter_mut().for_each(|weight| *weight *= scale);
     }
 }

@@ -2,11 +2,11 @@
 
 use std::mem;
 
-use super::Run;
 use super::ops::{self, Step, Update};
 use super::parameters::{Parameters, Tensor};
 use super::plan::{Error, Plan, Scratch, Weights};
 use super::simd::Simd;
+use super::{Run, math};
 
 /// Writes the token's k and v: from past to present for the first token of a run, in present for the others.
 #[inline(always)]
@@ -101,8 +101,8 @@ fn add_previous<S: Simd>(
     ops::step(simd, step, v, k, Update { w_past: None, w, s_past: None, s: None }, None);
 }
 
-/// What the memory before the token makes of it: the loss, where wanted, and what the write steps along, with all
-/// layers' inputs and slopes, for `inputs[0]` = φ(k).
+/// What the memory before the token makes of φ(k) = `inputs[0]`: the loss, where wanted; what the write steps along, into
+/// the first `dh` of `error`; and all layers' inputs and slopes.
 #[inline(always)]
 fn observe<S: Simd, T: Tensor>(
     simd: S,
@@ -113,37 +113,20 @@ fn observe<S: Simd, T: Tensor>(
     retention: f32,
     loss: Option<&mut f32>,
 ) {
+    before.hidden::<S, true>(simd, plan, scratch);
+    if loss.is_some() || matches!(plan.error, Error::L2 | Error::Delta) {
+        answer(simd, plan, scratch, &before);
+    }
     if let Some(loss) = loss {
         *loss = loss_of(simd, plan, scratch, &before, value);
     }
-    output_error(simd, plan, scratch, &before, value, retention);
-}
-
-/// ‖M(k) − v‖², or −⟨M(k), v⟩ where that is the memory's objective.
-#[inline(always)]
-fn loss_of<S: Simd, T: Tensor>(
-    simd: S,
-    plan: &Plan,
-    scratch: &mut Scratch,
-    before: &Parameters<'_, T>,
-    value: &[f32],
-) -> f32 {
-    before.hidden::<S, false>(simd, plan, scratch);
-    answer(simd, plan, scratch, before);
-    let answer = &mut scratch.error[..plan.head_size];
-    if matches!(plan.error, Error::Dot) {
-        return -ops::dot(simd, answer, value);
+    let error = scratch.error[..plan.head_size].iter_mut().zip(value);
+    match plan.error {
+        Error::Value => error.for_each(|(error, v)| *error = *v),
+        Error::Dot => error.for_each(|(error, v)| *error = -v),
+        Error::L2 => error.for_each(|(error, v)| *error = 2.0 * (*error - v)),
+        Error::Delta => error.for_each(|(error, v)| *error = v - retention * *error),
     }
-    let scale = match plan.normalizer {
-        Some(normalizer) => {
-            1.0 / before.normalizer(simd, plan, normalizer.state, &scratch.inputs[0]).max(1e-6)
-        }
-        None => 1.0,
-    };
-    for (answer, v) in answer.iter_mut().zip(value) {
-        *answer = *answer * scale - v;
-    }
-    ops::dot(simd, answer, answer)
 }
 
 /// M(k), but for a normaliser, into the first `dh` of `error`; the layers' inputs are there.
@@ -157,27 +140,28 @@ fn answer<S: Simd, T: Tensor>(simd: S, plan: &Plan, scratch: &mut Scratch, befor
     }
 }
 
-/// What the write steps along, into the first `dh` of `error`, and with it all layers' inputs and slopes.
+/// ‖M(k) − v‖², or −⟨M(k), v⟩ where that is the memory's objective, from the [`answer`].
 #[inline(always)]
-fn output_error<S: Simd, T: Tensor>(
+fn loss_of<S: Simd, T: Tensor>(
     simd: S,
     plan: &Plan,
     scratch: &mut Scratch,
     before: &Parameters<'_, T>,
     value: &[f32],
-    retention: f32,
-) {
-    before.hidden::<S, true>(simd, plan, scratch);
-    if matches!(plan.error, Error::L2 | Error::Delta) {
-        answer(simd, plan, scratch, before);
+) -> f32 {
+    let answer = &scratch.error[..plan.head_size];
+    if matches!(plan.error, Error::Dot) {
+        return -ops::dot(simd, answer, value);
     }
-    let error = scratch.error[..plan.head_size].iter_mut().zip(value);
-    match plan.error {
-        Error::Value => error.for_each(|(error, v)| *error = *v),
-        Error::Dot => error.for_each(|(error, v)| *error = -v),
-        Error::L2 => error.for_each(|(error, v)| *error = 2.0 * (*error - v)),
-        Error::Delta => error.for_each(|(error, v)| *error = v - retention * *error),
+    let scale = plan.normalizer.map_or(1.0, |normalizer| {
+        let product = before.normalizer(simd, plan, normalizer.state, &scratch.inputs[0]);
+        1.0 / math::at_least(product, 1e-6)
+    });
+    let difference = &mut scratch.error_back[..plan.head_size];
+    for ((difference, answer), v) in difference.iter_mut().zip(answer).zip(value) {
+        *difference = answer * scale - v;
     }
+    ops::dot(simd, difference, difference)
 }
 
 /// Steps every layer from the last to the first, each pass over a layer taking the error back through it too.

@@ -1,0 +1,180 @@
+//! The fused kernel against the equations, written out as plain loops in f64.
+
+#![allow(clippy::unwrap_used, reason = "what a test lacks is a bug of the test")]
+
+mod case;
+mod oracle;
+mod random;
+
+use mcedge_models::contract::{Dtype, MemoryFunction, Role};
+use mcedge_models::spec::{Aggregation, Deep, FeatureMap, Memory, Objective, Query};
+use mcedge_runtime::kernel::{Isa, Kernel};
+
+use case::{Cache, Case, Outcome, Sizes};
+use random::{Random, deep, function, functions};
+
+#[test]
+fn every_memory_and_aggregation_follows_the_equations() {
+    let mut random = Random(1);
+    for _ in 0..4 {
+        for function in functions(&mut random) {
+            Case::new(&mut random, function).check();
+        }
+    }
+}
+
+#[test]
+fn heads_of_common_sizes_follow_the_equations() {
+    let mut random = Random(2);
+    for head_size in [32, 64] {
+        for mut function in functions(&mut random) {
+            if let Memory::Dla(deep) | Memory::Titans(deep) = &mut function.memory {
+                deep.width = 64;
+            }
+            Case::new(&mut random, MemoryFunction { head_size, ..function }).check();
+        }
+    }
+}
+
+/// Reads grow by up to a million there, so nothing in them may cancel.
+#[test]
+fn a_normaliser_below_its_floor_counts_as_the_floor() {
+    let mut random = Random(7);
+    let memory = Memory::Linear { feature_map: FeatureMap::Identity, normalized: true };
+    for aggregation in [Aggregation::None, Aggregation::Residual, Aggregation::Grm, Aggregation::Soup] {
+        let function = function(&mut random, memory.clone(), aggregation);
+        let function = MemoryFunction { head_size: 16, cache_dtype: Dtype::F32, ..function };
+        let sizes = Sizes { tokens: 1, ..Sizes::new(&mut random) };
+        let mut case = Case::sized(&mut random, function, sizes);
+        let positive = |tensor: &mut Vec<f32>| tensor.iter_mut().for_each(|x| *x = x.abs());
+        let negative = |tensor: &mut Vec<f32>| tensor.iter_mut().for_each(|x| *x = -9.0 * x.abs());
+        case.inputs.iter_mut().for_each(|(_, tensor)| positive(tensor));
+        positive(&mut case.past[0]);
+        negative(&mut case.past[1]);
+        if let [Cache::F32(m), Cache::F32(z), ..] = &mut case.cache[..] {
+            positive(m);
+            negative(z);
+        }
+        case.check();
+    }
+}
+
+#[test]
+fn a_run_over_tokens_equals_runs_of_one() {
+    let mut random = Random(3);
+    for function in functions(&mut random) {
+        let sizes = Sizes { tokens: 5, ..Sizes::new(&mut random) };
+        let case = Case::sized(&mut random, function, sizes);
+        for isa in Isa::available() {
+            let mut kernel = Kernel::with_isa(&case.function, sizes.capacity, isa);
+            let (y, gates, loss) = (Vec::new(), Vec::new(), Vec::new());
+            let mut parts = Outcome { y, gates, loss, present: case.past.clone() };
+            for token in 0..sizes.tokens {
+                let part = case.run_part(&mut kernel, &parts.present, token, 1);
+                parts.y.extend(part.y);
+                parts.gates.extend(part.gates);
+                parts.loss.extend(part.loss);
+                parts.present = part.present;
+            }
+            assert_eq!(case.run(isa).bits(), parts.bits(), "{isa}, {:?}", case.function);
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_gate_zero_is_not_read() {
+    let mut random = Random(4);
+    let gated = functions(&mut random).into_iter().filter(|f| f.caching.aggregation.is_gated());
+    for mut function in gated {
+        (function.caching.query, function.caching.temperature) = (Query::U, 1e-4);
+        let sizes = Sizes { capacity: 3, live: 1, tokens: 1, segment_length: 0 };
+        let mut case = Case::sized(&mut random, function, sizes);
+        let u = case.inputs.iter_mut().find(|(role, _)| *role == Role::U);
+        u.unwrap().1.fill(1.0);
+        let (contexts, parameters) = case.cache.split_last_mut().unwrap();
+        match contexts {
+            Cache::F32(contexts) => contexts.fill(-9.0),
+            Cache::F16(contexts) => contexts.fill(half::f16::from_f32(-9.0)),
+            Cache::I8(..) => unreachable!("contexts are not i8"),
+        }
+        parameters.iter_mut().for_each(|tensor| tensor.kill(1, |_| true));
+        let mut online = case.clone();
+        online.sizes.live = 0;
+        for isa in Isa::available() {
+            assert_eq!(case.run(isa).bits(), online.run(isa).bits(), "{isa}, {:?}", case.function);
+        }
+    }
+}
+
+#[test]
+fn a_state_that_diverged_shows_in_the_answer() {
+    let mut random = Random(5);
+    for function in functions(&mut random) {
+        let mut case = Case::new(&mut random, MemoryFunction { num_heads: 1, ..function });
+        for (tensor, past) in case.function.tensors().iter().zip(&mut case.past) {
+            past.fill(if tensor.name == "live" { 1.0 } else { f32::NAN });
+        }
+        shows(&case);
+    }
+}
+
+#[test]
+fn a_normaliser_that_diverged_shows_in_the_answer() {
+    let mut random = Random(8);
+    for aggregation in [Aggregation::None, Aggregation::Grm, Aggregation::Soup] {
+        let memory = Memory::Linear { feature_map: FeatureMap::Elu1, normalized: true };
+        let function = MemoryFunction { num_heads: 1, ..function(&mut random, memory, aggregation) };
+        let mut case = Case::new(&mut random, function);
+        case.past[1].fill(f32::NAN);
+        shows(&case);
+    }
+}
+
+#[test]
+fn an_input_that_is_nan_shows_in_the_answer() {
+    let mut random = Random(9);
+    for function in functions(&mut random) {
+        let mut case = Case::new(&mut random, MemoryFunction { num_heads: 1, ..function });
+        let first = case.inputs.iter_mut().find(|(role, _)| matches!(role, Role::Q | Role::X)).unwrap();
+        first.1.fill(f32::NAN);
+        // A window of one weighs its token by 1, whatever it is asked.
+        if !matches!(case.function.memory, Memory::Attention { window: 1 }) {
+            shows(&case);
+        }
+    }
+}
+
+/// Every y of the first token is NaN.
+#[track_caller]
+fn shows(case: &Case) {
+    for isa in Isa::available() {
+        let kernel = &mut Kernel::with_isa(&case.function, case.sizes.capacity, isa);
+        let y = case.run_part(kernel, &case.past, 0, 1).y;
+        assert!(y.iter().all(|y| y.is_nan()), "{isa}, {:?}: {y:?}", case.function);
+    }
+}
+
+/// The oracle's gradient is written out by hand, so it has an oracle of its own: differences of the loss.
+#[test]
+fn the_oracles_gradient_is_the_slope_of_the_loss() {
+    let mut random = Random(6);
+    for _ in 0..20 {
+        let objective = random.pick(&[Objective::L2, Objective::Dot]);
+        let deep = Deep { width: 4, ..deep(&mut random, objective) };
+        let function = function(&mut random, Memory::Titans(deep.clone()), Aggregation::None);
+        let case = Case::new(&mut random, MemoryFunction { head_size: 3, ..function });
+        let head = case.state(0);
+        let (k, v) = ([0.3, -0.8, 0.5], [1.0, 0.2, -0.4]);
+        for (name, gradient) in oracle::gradient(&deep, &head, &k, &v) {
+            for (i, gradient) in gradient.iter().enumerate() {
+                let at = |delta: f64| {
+                    let mut head = head.clone();
+                    head.get_mut(&name).unwrap()[i] += delta;
+                    oracle::loss(&case.function, &head, &k, &v)
+                };
+                let slope = (at(1e-5) - at(-1e-5)) / 2e-5;
+                assert!((gradient - slope).abs() < 1e-6, "{name}[{i}]: {gradient}, slope {slope}");
+            }
+        }
+    }
+}

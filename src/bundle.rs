@@ -23,8 +23,8 @@ pub struct BundleArg {
 }
 
 impl BundleArg {
-    /// The bundle's directory. A model is exported with what `asks` for besides the options.
-    pub fn directory(&self, ask: impl FnOnce(&mut Options)) -> Result<PathBuf> {
+    /// The bundle's directory. A model is exported with what `ask` adds to the options.
+    pub fn directory(&self, ask: impl FnOnce(&mut Options) -> Result<()>) -> Result<PathBuf> {
         directory(&self.bundle, &self.options, ask)
     }
 }
@@ -44,16 +44,17 @@ pub fn make(model: &Model, options: &Options) -> Result<Bundle> {
 }
 
 /// The bundle at `path`, or the one that its model is exported to: with `options`, and what `ask` adds to them.
-pub fn directory(path: &Path, options: &Options, ask: impl FnOnce(&mut Options)) -> Result<PathBuf> {
+pub fn directory(
+    path: &Path,
+    options: &Options,
+    ask: impl FnOnce(&mut Options) -> Result<()>,
+) -> Result<PathBuf> {
     if is_bundle(path) {
-        let message = "--capacity, --cache-dtype, --chunk, --batch and --post-training-mean are for a model: a bundle \
-                       has its own";
+        let message = "--capacity, --cache-dtype, --chunk, --batch, --gates and --post-training-mean are for a model: a \
+                       bundle has its own";
         ensure!(options.are_default(), Usage(message.into()));
         return Ok(path.to_owned());
     }
-    let mut options = *options;
-    ask(&mut options);
-    let options = &options;
     let is_model = path.join("config.json").is_file() || path.extension().is_some_and(|ext| ext == "pt");
     if !is_model {
         let found = if path.is_dir() { "a directory with neither" } else { "not there, or not a directory" };
@@ -62,21 +63,29 @@ pub fn directory(path: &Path, options: &Options, ask: impl FnOnce(&mut Options))
             path.display()
         );
     }
-    let cached = cache_folder()?.join(key(path, options)?);
+    let mut options = *options;
+    ask(&mut options)?;
+    let cached = cache_folder()?.join(key(path, &options)?);
     if !is_bundle(&cached) {
-        let model = Model::load(path)?;
-        fs::create_dir_all(cache_folder()?)?;
-        let fresh = cached.with_extension(process::id().to_string());
-        make(&model, options)?.write(&fresh).context("cannot write to the cache folder")?;
-        // Of several that export the same model at once, the first to rename wins, and the others take what it made.
-        if let Err(error) = fs::rename(&fresh, &cached) {
-            let _ = fs::remove_dir_all(&fresh);
-            if !is_bundle(&cached) {
-                return Err(error).with_context(|| format!("cannot write {}", cached.display()));
-            }
-        }
+        fill(&cached, path, &options)?;
     }
     Ok(cached)
+}
+
+/// Exports the model at `path` to `cached`. Of several that do so at once, the first to rename wins, and the others take
+/// what it made.
+fn fill(cached: &Path, path: &Path, options: &Options) -> Result<()> {
+    let model = Model::load(path)?;
+    fs::create_dir_all(cache_folder()?)?;
+    let fresh = cached.with_extension(process::id().to_string());
+    make(&model, options)?.write(&fresh).context("cannot write to the cache folder")?;
+    if let Err(error) = fs::rename(&fresh, cached) {
+        let _ = fs::remove_dir_all(&fresh);
+        if !is_bundle(cached) {
+            return Err(error).with_context(|| format!("cannot write {}", cached.display()));
+        }
+    }
+    Ok(())
 }
 
 fn is_bundle(path: &Path) -> bool {

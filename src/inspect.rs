@@ -51,7 +51,7 @@ pub fn inspect(args: &Args) -> Result<ExitCode> {
         return draw(gates, args.output.as_deref());
     }
     let bundle = args.bundle.as_deref().context("no BUNDLE to inspect")?;
-    let model = Model::open(&bundle::directory(bundle, &args.options, |_| {})?)?;
+    let model = Model::open(&bundle::directory(bundle, &args.options, |_| Ok(()))?)?;
     let contract = model.contract();
     let bytes = Bytes {
         graph: model.step().len(),

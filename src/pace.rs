@@ -47,7 +47,8 @@ impl fmt::Display for Pace {
             let us = |quantile| self.steps_ns.value_at_quantile(quantile) as f64 / 1e3;
             let (p50, p99, max) = (us(0.5), us(0.99), us(1.0));
             let comma = if tokens > 0 { "; " } else { "" };
-            write!(f, "{comma}{steps} steps, p50 {p50:.1} µs, p99 {p99:.1} µs, max {max:.1} µs")?;
+            let s = if steps == 1 { "" } else { "s" };
+            write!(f, "{comma}{steps} step{s}, p50 {p50:.1} µs, p99 {p99:.1} µs, max {max:.1} µs")?;
         }
         Ok(())
     }

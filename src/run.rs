@@ -187,11 +187,17 @@ impl Args {
     }
 
     /// What this run needs of a model's export: a stream for each input, and gates where they are written.
-    fn ask(&self, options: &mut export::Options) {
+    fn ask(&self, options: &mut export::Options) -> Result<()> {
         options.gates = self.gates.is_some();
         if self.input.len() > 1 {
             options.batch.get_or_insert(u32::try_from(self.input.len()).unwrap_or(u32::MAX));
         }
+        let is_said = self.reading.stream_column.is_none() || options.batch.is_some();
+        ensure!(
+            is_said,
+            Usage("--stream-column does not say how many streams there are, expected --batch".into())
+        );
+        Ok(())
     }
 
     /// Gates are those of a single token: with them, each is stepped.

@@ -136,7 +136,7 @@ impl Streams {
 }
 
 fn side_by_side(batch: usize) -> String {
-    format!("{batch} side by side; export it with a larger --batch")
+    format!("{batch} side by side; --batch makes more, here for a model or in its export")
 }
 
 /// The names of inputs: the files' without extension; those that are taken get a number behind.

@@ -119,9 +119,9 @@ impl Columns {
     /// The column that looks like a time and is not a channel: by its name, or the first when it holds no number.
     fn guess_time(&self, header: bool, row: &Cells) -> Option<usize> {
         let is_free = |column: &usize| !self.channels.contains(column) && self.stream != Some(*column);
-        let named = (0..self.names.len()).find(|&column| header && is_time_name(&self.names[column]));
-        let first = || (row.len() > 1 && is_text(row.get(0))).then_some(0);
-        named.or_else(first).filter(is_free)
+        let is_named = |column: &usize| header && is_time_name(&self.names[*column]) && is_free(column);
+        let first = || (row.len() > 1 && is_text(row.get(0))).then_some(0).filter(is_free);
+        (0..self.names.len()).find(is_named).or_else(first)
     }
 
     /// Every column but the time; of a file with a header, those that hold numbers.

@@ -452,6 +452,76 @@ fn a_line_of_a_stream_is_delivered_as_soon_as_it_is_complete() {
 }
 
 #[test]
+fn what_is_no_record_is_not_taken_for_one_that_has_come() {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let options = skip(Options::default());
+    let bytes = Bytes::live(reader, Arc::clone(&options.stop)).unwrap();
+    writer.write_all(b"a,b\n1,2\n").unwrap();
+    let mut source = Source::over("x", "x", bytes, &features(&["a", "b"], 2), &options).unwrap();
+    let mut comes_to = |text: &str, expected: Next, bad: u64| {
+        writer.write_all(text.as_bytes()).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            std::thread::sleep(Duration::from_millis(2));
+            let next = source.advance().unwrap();
+            if next == expected && source.bad() == bad {
+                break;
+            }
+            assert!(next == Next::Wait && Instant::now() < end, "{text:?}: {next:?}");
+        }
+    };
+    comes_to("", Next::Record, 0);
+    comes_to("nan,2\n\n \n", Next::Wait, 1);
+    comes_to("3,", Next::Wait, 1);
+    comes_to("4\n", Next::Record, 1);
+    // A line in many pieces.
+    for _ in 0..40 {
+        comes_to(&" ".repeat(5000), Next::Wait, 1);
+    }
+    comes_to("5,6", Next::Wait, 1);
+    comes_to("\n", Next::Record, 1);
+}
+
+#[test]
+fn a_column_or_key_names_the_stream() {
+    let named = |name: &str| Options { stream_column: Some(name.into()), ..Options::default() };
+    let check = |path: &str, contents: &str, input: &Input, name: &str, expected: &[&str]| {
+        let mut source = over(path, contents.as_bytes(), input, &named(name)).unwrap();
+        let mut streams = Vec::new();
+        while let Some(record) = source.next().unwrap() {
+            assert_eq!(record.data, Data::Sample(&[1.0, 2.0]), "{contents}");
+            streams.extend(record.stream.map(str::to_owned));
+        }
+        assert_eq!(streams, expected, "{contents}");
+    };
+    let (ab, plain) = (&features(&["a", "b"], 2), &features(&[], 2));
+    for input in [ab, plain] {
+        check("x.csv", "who,a,b\npump,1,2\n\"a, b\",1,2\n", input, "who", &["pump", "a, b"]);
+        check("x.csv", "a,7,b\n1,8,2\n", input, "7", &["8"]);
+        check("x.csv", "1,9,2\n1,10,2\n", input, "2", &["9", "10"]);
+        check("x.csv", "time,a,b,ts\n5,1,2,8\n", input, "time", &["5"]);
+        check(
+            "x.jsonl",
+            "{\"id\":3,\"features\":[1,2]}\n{\"id\":\"x\",\"features\":[1,2]}",
+            input,
+            "id",
+            &["3", "x"],
+        );
+    }
+    let fails = |path: &str, contents: &[u8], expected: &str| {
+        let err = read(path, contents, ab, &named("who")).expect_err(expected);
+        assert_eq!(format!("{err:#}"), format!("input {path}: {expected}"));
+    };
+    fails("x.csv", b"a,b\n1,2\n", "no column `who`");
+    fails("x.csv", b"who,a,b\n,1,2\n", "line 2: column `who`: is empty, expected the name of a stream");
+    fails("x.jsonl", b"[1,2]", "line 1: no name of a stream in key `who`");
+    fails("x.jsonl", b"{\"who\":\"\"}", "line 1: key `who`: is empty, expected the name of a stream");
+    let array = npy("<f4", "(1, 2)", &le(&[1.0, 2.0]));
+    let err = over("x.npy", &array, ab, &named("who")).err().unwrap();
+    assert!(err.is::<Usage>(), "{err:#}");
+}
+
+#[test]
 fn a_stream_that_ends_gives_its_last_line() {
     let check = |path: &str, contents: &'static [u8], input: &Input, expected: usize| {
         let options = Options::default();
@@ -542,6 +612,7 @@ fn no_bytes_are_a_panic() {
             columns: [None, Some(vec!["a".to_owned()]), Some(vec!["1".into(), "2".into()])][random(3)]
                 .clone(),
             time_column: [None, Some("time".to_owned())][random(2)].clone(),
+            stream_column: [None, None, None, Some("a".to_owned())][random(4)].clone(),
             on_bad: [OnBad::Stop, OnBad::Stop, OnBad::Skip][random(3)],
             ..Options::default()
         };

@@ -1,6 +1,7 @@
 //! Records that have come and wait to be run, and then what came of them.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use anyhow::Result;
 use mcedge_models::contract::Contract;
@@ -19,16 +20,19 @@ const MOST_NUMBERS: usize = 1 << 22;
 ///
 /// # Invariants
 ///
-/// - Records `0..len` have come; the others are spare. Those of a stream that have tokens left are in its lane, in
-///   order, and the tokens left are the lane's from `done` on.
-/// - `tokens` and `bytes` count what has come since [`Backlog::clear`].
+/// - The records of a stream that have tokens left are in its lane, in order; their tokens left are the lane's from
+///   `done` on.
+/// - `tokens`, `times`, `lines` and `numbers` are of the records that have come since [`Backlog::clear`].
 pub struct Backlog {
     records: Vec<Kept>,
-    len: usize,
     lanes: Vec<Lane>,
     tokens: usize,
-    /// Of times and lines.
-    bytes: usize,
+    /// The records' times, one after the other.
+    times: String,
+    /// The records' lines.
+    lines: Vec<u8>,
+    /// What came of the records: outputs and residuals.
+    numbers: Vec<f32>,
     /// The tokens that are enough.
     most: usize,
     /// Values of a token: channels, or 1.
@@ -49,19 +53,19 @@ struct Lane {
 }
 
 /// One record, and what came of it when no tokens are left.
-#[derive(Default)]
 struct Kept {
     stream: usize,
     index: u64,
-    /// Meaningful when `has_time`.
-    time: String,
-    has_time: bool,
-    line: Vec<u8>,
+    /// In `times`.
+    time: Option<Range<usize>>,
+    /// In `lines`.
+    line: Range<usize>,
     tokens: usize,
     /// Tokens not run yet.
     left: usize,
-    output: Vec<f32>,
-    residual: Vec<f32>,
+    /// In `numbers`, as `residual`; both are empty before.
+    output: Range<usize>,
+    residual: Range<usize>,
     score: Option<f64>,
     /// Sum over the tokens that were predicted.
     bits: f64,
@@ -82,35 +86,51 @@ impl Backlog {
         let width = super::width(contract);
         let most = (MOST_NUMBERS / (width + 2 * output.size)).clamp(batch, MOST_TOKENS.saturating_mul(batch));
         let lanes = (0..batch).map(lane).collect();
-        Backlog { records: Vec::new(), len: 0, lanes, tokens: 0, bytes: 0, most, width }
+        let (records, times, lines, numbers) = (Vec::new(), String::new(), Vec::new(), Vec::new());
+        Backlog { records, lanes, tokens: 0, times, lines, numbers, most, width }
     }
 
     /// Whether it is time to run what there is.
     pub fn is_full(&self) -> bool {
-        self.tokens >= self.most || self.bytes >= LINE_MAX
+        self.tokens >= self.most || self.times.len() + self.lines.len() >= LINE_MAX
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.records.is_empty()
     }
 
     /// Takes a record of stream `stream`.
     pub fn add(&mut self, stream: usize, record: &Record<'_>) {
-        if self.len == self.records.len() {
-            self.records.push(Kept::default());
-        }
-        let (kept, lane) = (&mut self.records[self.len], &mut self.lanes[stream]);
-        kept.begin(stream, record);
+        let lane = &mut self.lanes[stream];
+        let (mut tokens, start) = (1, self.lines.len());
         match record.data {
             Data::Sample(features) => lane.features.extend_from_slice(features),
-            Data::Tokens { tokens, .. } => lane.tokens.extend_from_slice(tokens),
+            Data::Tokens { tokens: ids, line } => {
+                tokens = ids.len();
+                lane.tokens.extend_from_slice(ids);
+                self.lines.extend_from_slice(line.unwrap_or_default());
+            }
         }
-        if kept.left > 0 {
-            lane.records.push_back(self.len);
+        if tokens > 0 {
+            lane.records.push_back(self.records.len());
         }
-        self.tokens += kept.tokens;
-        self.bytes += kept.time.len() + kept.line.len();
-        self.len += 1;
+        self.tokens += tokens;
+        self.records.push(Kept {
+            stream,
+            index: record.index,
+            time: record.time.map(|time| {
+                self.times.push_str(time);
+                self.times.len() - time.len()..self.times.len()
+            }),
+            line: start..self.lines.len(),
+            tokens,
+            left: tokens,
+            output: 0..0,
+            residual: 0..0,
+            score: None,
+            bits: 0.0,
+            predicted: 0,
+        });
     }
 
     /// Says which streams have tokens left, in `who`, `[B]`, and how many each of them has at least; 0 when none has any.
@@ -158,26 +178,44 @@ impl Backlog {
         } else {
             let start = lane.done * self.width;
             kept.score = lane.forecast.sample(&lane.features[start..start + self.width], output);
-            kept.residual.extend_from_slice(lane.forecast.residual());
+            kept.residual = keep(&mut self.numbers, lane.forecast.residual());
         }
         lane.done += 1;
         kept.left -= 1;
         if kept.left == 0 {
-            kept.output.extend_from_slice(output);
+            kept.output = keep(&mut self.numbers, output);
             lane.records.pop_front();
         }
     }
 
     /// Writes the rows of the records that have been run, and forgets all.
     pub fn write(&mut self, names: &[String], sink: &mut Sink) -> Result<()> {
-        let done = self.records[..self.len].iter().filter(|kept| kept.left == 0);
-        let written = done.map(|kept| sink.row(&kept.row(names))).collect();
+        let done = self.records.iter().filter(|kept| kept.left == 0);
+        let written = done.map(|kept| sink.row(&self.row(kept, names))).collect();
         self.clear();
         written
     }
 
+    fn row<'a>(&'a self, kept: &Kept, names: &'a [String]) -> Row<'a> {
+        Row {
+            stream: names.get(kept.stream).map_or("", String::as_str),
+            index: kept.index,
+            time: kept.time.clone().map(|time| &self.times[time]),
+            output: &self.numbers[kept.output.clone()],
+            residual: kept.score.map(|_| &self.numbers[kept.residual.clone()]),
+            score: kept.score,
+            tokens: kept.tokens as u64,
+            bits: (kept.predicted > 0).then(|| kept.bits / kept.predicted as f64),
+            line: &self.lines[kept.line.clone()],
+        }
+    }
+
     fn clear(&mut self) {
-        (self.len, self.tokens, self.bytes) = (0, 0, 0);
+        self.tokens = 0;
+        self.records.clear();
+        self.times.clear();
+        self.lines.clear();
+        self.numbers.clear();
         for lane in &mut self.lanes {
             lane.features.clear();
             lane.tokens.clear();
@@ -185,6 +223,12 @@ impl Backlog {
             lane.done = 0;
         }
     }
+}
+
+/// Appends numbers, and says where they are.
+fn keep(numbers: &mut Vec<f32>, more: &[f32]) -> Range<usize> {
+    numbers.extend_from_slice(more);
+    numbers.len() - more.len()..numbers.len()
 }
 
 /// Where a piece lies that is made of several streams.
@@ -204,39 +248,5 @@ impl Lane {
     fn next(&self, width: usize) -> Option<Sample<'_>> {
         let token = self.tokens.get(self.done).map(|&token| Sample::Token(token));
         token.or_else(|| self.features.chunks_exact(width).nth(self.done).map(Sample::Features))
-    }
-}
-
-impl Kept {
-    /// Keeps a record in the place of an old one.
-    fn begin(&mut self, stream: usize, record: &Record<'_>) {
-        (self.stream, self.index) = (stream, record.index);
-        self.has_time = record.time.is_some();
-        self.time.clear();
-        self.time.push_str(record.time.unwrap_or_default());
-        self.line.clear();
-        self.tokens = 1;
-        if let Data::Tokens { tokens, line } = record.data {
-            self.line.extend_from_slice(line.unwrap_or_default());
-            self.tokens = tokens.len();
-        }
-        self.left = self.tokens;
-        self.output.clear();
-        self.residual.clear();
-        (self.score, self.bits, self.predicted) = (None, 0.0, 0);
-    }
-
-    fn row<'a>(&'a self, names: &'a [String]) -> Row<'a> {
-        Row {
-            stream: names.get(self.stream).map_or("", String::as_str),
-            index: self.index,
-            time: self.has_time.then_some(self.time.as_str()),
-            output: &self.output,
-            residual: self.score.map(|_| self.residual.as_slice()),
-            score: self.score,
-            tokens: self.tokens as u64,
-            bits: (self.predicted > 0).then(|| self.bits / self.predicted as f64),
-            line: &self.line,
-        }
     }
 }

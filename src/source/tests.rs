@@ -510,7 +510,7 @@ fn a_column_or_key_names_the_stream() {
     }
     let fails = |path: &str, contents: &[u8], expected: &str| {
         let err = read(path, contents, ab, &named("who")).expect_err(expected);
-        assert_eq!(format!("{err:#}"), format!("input {path}: {expected}"));
+        assert!(format!("{err:#}").ends_with(expected), "{err:#}");
     };
     fails("x.csv", b"a,b\n1,2\n", "no column `who`");
     fails("x.csv", b"who,a,b\n,1,2\n", "line 2: column `who`: is empty, expected the name of a stream");

@@ -91,6 +91,19 @@ fn what_came_before_a_fault_is_written() {
 }
 
 #[test]
+fn a_stream_that_fails_is_named() {
+    let rows_of = |rows: &[&str]| format!("{HEADER}\n{}\n", rows.join("\n"));
+    let huge = ROW.replace("0.1", "3e38");
+    let sound = file("sound.csv", rows_of(&[ROW; 9]));
+    let failing = file("failing.csv", rows_of(&[ROW, ROW, ROW, huge.as_str(), ROW]));
+    let output = path("named.csv");
+    let inputs = ["--input", sound.as_str(), "--input", &failing];
+    check_fails(&[&["run", TELEMETRY, "--output", &output], &inputs[..]].concat(), 1, "stream `failing`");
+    let count = |name: &str| rows(&output).iter().filter(|row| row[0] == name).count();
+    assert_eq!((count("sound"), count("failing")), (3, 3));
+}
+
+#[test]
 fn a_live_backlog_is_answered_at_once() {
     let mut child = mcedge(&["run", TELEMETRY, "--input", "-", "--on-bad", "skip"])
         .stdin(Stdio::piped())

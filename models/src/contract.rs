@@ -56,6 +56,10 @@ pub enum ContractError {
 
 /// What a step graph takes and gives: everything a client needs to run it.
 ///
+/// A graph may have two kinds of outputs more than `output` and every `present.*`: `gates.{i}` `[B, T, H, N + 1]`, who was
+/// read in block i ([`Role::Gates`]), and, where segments end by surprise, `surprise` `[B, T]`
+/// ([`Segmentation::Surprise`]). What a chunk's graph gives as `present.*` is that after its last token.
+///
 /// Readers ignore keys that they don't know, but for those inside `segmentation` and `blocks`: these are in the words of
 /// `config.json`, and a runtime must not compute half of what a block means.
 ///

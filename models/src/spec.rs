@@ -417,7 +417,7 @@ pub enum Segmentation {
     /// A token's surprise ℓ is ‖M(k) − v‖² (for a `dot` objective −⟨M(k), v⟩) at the state before it, the mean over
     /// the heads of a block and then over the blocks that have such a loss. Its z-score is (ℓ − m) / max(s, 1e-6) with
     /// the mean m and the standard deviation s (divided by n, not n − 1) of the n ≤ `window` losses before it in the
-    /// stream, 0 while n < 2. The segment ends with the token when it has `max_size` tokens, or at least `min_size` and
+    /// stream, 0 while n < 2. A graph gives ℓ as its output `surprise`, `[B, T]`. The segment ends with the token when it has `max_size` tokens, or at least `min_size` and
     /// the z-score is over `threshold`.
     Surprise {
         /// Losses that a token's is held against.

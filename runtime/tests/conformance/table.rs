@@ -25,6 +25,8 @@ const SEGMENTATIONS: [Segmentation; 3] = [
 ];
 const INITS: [Init; 2] = [Init::Continue, Init::Restart];
 const CAPACITY: usize = 3;
+/// The cell of a combination that has no meaning.
+const NONE: &str = "–";
 
 /// The largest error of each kind of thing.
 #[derive(Default)]
@@ -37,7 +39,7 @@ impl Worst {
     }
 
     fn cell(&self, of: &str) -> String {
-        self.0.get(of).map_or("–".into(), |error| format!("{error:.1e}"))
+        self.0.get(of).map_or(NONE.into(), |error| format!("{error:.1e}"))
     }
 }
 
@@ -61,42 +63,103 @@ fn errors(
     Ok(paths::paths().into_iter().map(|path| (path, error(path))).collect())
 }
 
-#[test]
-fn the_table_of_every_memory_read_out_and_init() {
-    let (mut cells, mut by_path, mut by_init) = (Worst::default(), Worst::default(), Worst::default());
-    let mut undefined: BTreeMap<String, usize> = BTreeMap::new();
-    let mut combinations = 0;
-    for (name, memory) in models::memories() {
-        for (read_out, aggregation) in READ_OUTS {
-            for segmentation in SEGMENTATIONS {
-                for init in INITS {
-                    match errors(&memory, aggregation, segmentation, init, Dtype::F32) {
-                        Err(reason) => *undefined.entry(reason).or_default() += 1,
-                        Ok(errors) => {
-                            combinations += 1;
-                            for (path, error) in errors {
-                                cells.add(format!("{name}/{read_out}"), error);
-                                by_path.add(path.to_string(), error);
-                                by_init.add(format!("{segmentation:?} {init:?}"), error);
-                            }
-                        }
-                    }
+/// Errors by combination, by path and by segments.
+#[derive(Default)]
+struct Table {
+    /// Of `memory/read-out`, and of `memory/read-out/init/path`.
+    cells: Worst,
+    paths: Worst,
+    segments: Worst,
+    /// Why combinations have no meaning, and how many there are.
+    undefined: BTreeMap<String, usize>,
+    combinations: usize,
+}
+
+impl Table {
+    fn fill() -> Self {
+        let mut table = Table::default();
+        for (name, memory) in models::memories() {
+            for (read_out, aggregation) in READ_OUTS {
+                for (segmentation, init) in
+                    SEGMENTATIONS.into_iter().flat_map(|of| INITS.map(|init| (of, init)))
+                {
+                    let errors = errors(&memory, aggregation, segmentation, init, Dtype::F32);
+                    table.add(&format!("{name}/{read_out}"), segmentation, init, errors);
+                }
+            }
+        }
+        table
+    }
+
+    fn add(
+        &mut self,
+        combination: &str,
+        segmentation: Segmentation,
+        init: Init,
+        errors: Result<Vec<(paths::Path, f64)>, String>,
+    ) {
+        let errors = match errors {
+            Ok(errors) => errors,
+            Err(reason) => return *self.undefined.entry(reason).or_default() += 1,
+        };
+        self.combinations += 1;
+        for (path, error) in errors {
+            self.cells.add(combination, error);
+            self.cells.add(format!("{combination}/{init:?}/{path}"), error);
+            self.paths.add(path.to_string(), error);
+            self.segments.add(format!("{segmentation:?} {init:?}"), error);
+        }
+    }
+
+    /// A row for each memory, read-out and init, a column for each path.
+    fn print_paths(&self) {
+        let paths = paths::paths();
+        let heads: Vec<String> = paths.iter().map(ToString::to_string).collect();
+        println!(
+            "| memory | read-out | init | {} |\n|---|---|---{}|",
+            heads.join(" | "),
+            "|---".repeat(heads.len())
+        );
+        for (name, _) in models::memories() {
+            for (read_out, init) in READ_OUTS.into_iter().flat_map(|(of, _)| INITS.map(|init| (of, init))) {
+                let cell = |path: &String| self.cells.cell(&format!("{name}/{read_out}/{init:?}/{path}"));
+                let cells: Vec<String> = heads.iter().map(cell).collect();
+                if cells[0] != NONE {
+                    println!("| {name} | `{read_out}` | {init:?} | {} |", cells.join(" | "));
                 }
             }
         }
     }
-    println!("| memory | {} |", READ_OUTS.map(|(name, _)| format!("`{name}`")).join(" | "));
-    println!("|---{}|", "|---".repeat(READ_OUTS.len()));
-    for (name, _) in models::memories() {
-        let row = READ_OUTS.map(|(read_out, _)| cells.cell(&format!("{name}/{read_out}")));
-        println!("| {name} | {} |", row.join(" | "));
+
+    /// A row for each memory, a column for each read-out: the largest over inits, segments and paths.
+    fn print_read_outs(&self) {
+        println!("\n| memory | {} |", READ_OUTS.map(|(name, _)| format!("`{name}`")).join(" | "));
+        println!("|---{}|", "|---".repeat(READ_OUTS.len()));
+        for (name, _) in models::memories() {
+            let row = READ_OUTS.map(|(read_out, _)| self.cells.cell(&format!("{name}/{read_out}")));
+            println!("| {name} | {} |", row.join(" | "));
+        }
     }
-    println!("\n{combinations} combinations; the largest error of each path and of each kind of segment:\n");
-    by_path.0.iter().for_each(|(path, error)| println!("- {path}: {error:.1e}"));
-    by_init.0.iter().for_each(|(init, error)| println!("- {init}: {error:.1e}"));
-    println!("\nWithout a meaning:\n");
-    undefined.iter().for_each(|(reason, count)| println!("- {count} times: {reason}"));
-    let wrong: Vec<_> = cells.0.iter().filter(|(_, error)| **error > TOLERANCE).collect();
+
+    fn print_rest(&self) {
+        println!(
+            "\n{} combinations; the largest error of each path and of each kind of segment:\n",
+            self.combinations
+        );
+        let largest = self.paths.0.iter().chain(&self.segments.0);
+        largest.for_each(|(of, error)| println!("- {of}: {error:.1e}"));
+        println!("\nWithout a meaning:\n");
+        self.undefined.iter().for_each(|(reason, count)| println!("- {count} times: {reason}"));
+    }
+}
+
+#[test]
+fn the_table_of_every_memory_read_out_and_init() {
+    let table = Table::fill();
+    table.print_paths();
+    table.print_read_outs();
+    table.print_rest();
+    let wrong: Vec<_> = table.cells.0.iter().filter(|(_, error)| **error > TOLERANCE).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 

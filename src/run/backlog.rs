@@ -190,8 +190,8 @@ impl Backlog {
 
     /// Writes the rows of the records that have been run, and forgets all.
     pub fn write(&mut self, names: &[String], sink: &mut Sink) -> Result<()> {
-        let done = self.records.iter().filter(|kept| kept.left == 0);
-        let written = done.map(|kept| sink.row(&self.row(kept, names))).collect();
+        let mut done = self.records.iter().filter(|kept| kept.left == 0);
+        let written = done.try_for_each(|kept| sink.row(&self.row(kept, names)));
         self.clear();
         written
     }

@@ -127,8 +127,9 @@ impl Columns {
     /// Every column but the time; of a file with a header, those that hold numbers.
     fn take_all(&mut self, header: bool, row: &Cells, input: &Input) -> Result<()> {
         let is_channel = |&column: &usize| {
-            ![self.time, self.stream].contains(&Some(column))
-                && !(header && column < row.len() && is_text(row.get(column)))
+            let is_taken = [self.time, self.stream].contains(&Some(column));
+            let holds_text = header && column < row.len() && is_text(row.get(column));
+            !is_taken && !holds_text
         };
         self.channels = (0..self.names.len()).filter(is_channel).collect();
         let size = channels(input);

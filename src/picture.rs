@@ -90,7 +90,13 @@ impl Gates {
             let _ =
                 writeln!(svg, "<rect x=\"{x}\" y=\"32\" width=\"{size}\" height=\"14\" fill=\"{colour}\"/>");
         }
-        text(svg, start + COLOURS.len() * size + 8, 44, "start", &format!("{largest:.3}, by its square root"));
+        text(
+            svg,
+            start + COLOURS.len() * size + 8,
+            44,
+            "start",
+            &format!("{largest:.3}, by its square root"),
+        );
     }
 
     fn panel(&self, svg: &mut String, block: usize, head: usize, top: usize, height: usize, largest: f32) {

@@ -13,12 +13,15 @@ const MAX_DEPTH: usize = 8;
 /// The most losses that a segmentation by surprise looks back on: each is read again at every token.
 const MAX_WINDOW: usize = 4096;
 
-/// Why a `config.json` is not a model.
+/// Why a `config.json`, or a spec from elsewhere, is not a model.
+///
+/// It names the key and no file: who read the spec knows where it came from (`config.json`, a `.pt`, a graph's contract),
+/// and says so around it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
     /// Not JSON, or JSON of another shape: an unknown key, a missing one, a value of another type.
-    #[error("config.json: at `{path}`: {message}")]
+    #[error("at `{path}`: {message}")]
     Json {
         /// Where in the document, as `blocks[0].memory`.
         path: String,
@@ -26,13 +29,13 @@ pub enum SpecError {
         message: String,
     },
     /// Another version of the format.
-    #[error("config.json: `format` is {found:?}, this version of mcedge reads {FORMAT:?}")]
+    #[error("`format` is {found:?}, this version of mcedge reads {FORMAT:?}")]
     Format {
         /// The version that the file names.
         found: String,
     },
     /// A value that parses and cannot be.
-    #[error("config.json: `{key}` is {found}, expected {expected}")]
+    #[error("`{key}` is {found}, expected {expected}")]
     Value {
         /// The key, as `blocks[0].num_heads`.
         key: String,

@@ -96,8 +96,8 @@ pub enum ConvertError {
         expected: String,
     },
     /// Tensors and settings that together make no model.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
+    #[error("the tensors and the settings make no model: {0}")]
+    Spec(SpecError),
 }
 
 impl From<PytorchError> for ConvertError {
@@ -228,7 +228,7 @@ fn spec(plan: &Plan, settings: &Settings) -> Result<Spec, ConvertError> {
         final_norm: false,
         head: head(plan, settings)?,
     };
-    spec.check()?;
+    spec.check().map_err(ConvertError::Spec)?;
     Ok(spec)
 }
 

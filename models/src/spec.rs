@@ -668,9 +668,14 @@ impl Block {
 
 impl Memory {
     pub(crate) fn check(&self, at: &str) -> Result<(), SpecError> {
-        for (name, coefficient) in self.coefficients() {
-            if coefficient.constant().is_some_and(|x| !x.is_finite()) {
-                return Err(value(format!("{at}.{name}"), "not finite", "a finite number"));
+        let coefficients = match self.deep() {
+            // The weights have the letters of the equations, the config has words.
+            Some(deep) => vec![("step_size", deep.step_size), ("retention", deep.retention)],
+            None => self.coefficients(),
+        };
+        for (key, coefficient) in coefficients {
+            if let Some(found) = coefficient.constant().filter(|x| !x.is_finite()) {
+                return Err(value(format!("{at}.{key}"), found, "a finite number"));
             }
         }
         match self {

@@ -153,6 +153,29 @@ fn impossible_configs_have_their_own_messages() {
 }
 
 #[test]
+fn a_coefficient_that_is_not_finite_is_named_as_in_the_config() {
+    let swla = json!({"kind": "swla", "alpha": 1, "beta": 1, "lambda": 1});
+    let delta = json!({"kind": "gated_delta", "alpha": 1, "beta": 1});
+    let mut dla = common::titans();
+    dla["kind"] = json!("dla");
+    for (memory, keys) in [
+        (common::titans(), &["step_size", "retention"][..]),
+        (dla, &["step_size", "retention"]),
+        (swla, &["alpha", "beta", "lambda"]),
+        (delta, &["alpha", "beta"]),
+    ] {
+        for key in keys {
+            let mut memory = memory.clone();
+            // More than an f32 holds.
+            memory[key] = json!(1e39);
+            let error = Spec::parse(config(memory, caching("grm")).to_string().as_bytes()).unwrap_err();
+            let expected = format!("`blocks[0].memory.{key}` is inf, expected a finite number");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+}
+
+#[test]
 fn a_config_ends_where_its_json_does() {
     let config = config(json!({"kind": "linear"}), caching("grm")).to_string();
     Spec::parse(format!("{config}\n ").as_bytes()).unwrap();

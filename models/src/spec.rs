@@ -1,5 +1,7 @@
 //! `config.json`: what a model is, checked once when it is parsed.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 /// The format that this crate reads, the value of `format` in `config.json`.
@@ -51,7 +53,8 @@ pub enum SpecError {
 /// # Invariants
 ///
 /// A `Spec` from [`Spec::parse`] has been checked: sizes are in range, heads divide `d_model`, every list that
-/// speaks of channels has one entry a channel, and all blocks share one segmentation and one `init`.
+/// speaks of channels has one entry a channel, no two channels share a name, and all blocks share one segmentation
+/// and one `init`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
@@ -86,7 +89,7 @@ pub enum Input {
         /// `[size]`, in the channel's unit, positive; ones when empty.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         std: Vec<f32>,
-        /// `[size]` channel names, or empty.
+        /// `[size]` channel names, or empty: a table's columns are taken by them, so none is empty and none repeats.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         names: Vec<String>,
         /// `[size]` channel units, or empty.
@@ -608,6 +611,9 @@ impl Spec {
                 size("input.size", *channels)?;
                 scale("input", *channels, mean, std)?;
                 length("input.names", names.len(), *channels)?;
+                if let Some((i, expected)) = wrong_name(names) {
+                    return Err(value(format!("input.names[{i}]"), format!("{:?}", names[i]), expected));
+                }
                 length("input.units", units.len(), *channels)?;
                 match rate_hz {
                     Some(rate) if !(rate.is_finite() && *rate > 0.0) => {
@@ -784,6 +790,20 @@ fn length(key: &str, found: usize, expected: usize) -> Result<(), SpecError> {
         return Ok(());
     }
     Err(value(key, format!("a list of {found}"), format!("{expected} entries, one a channel, or none")))
+}
+
+/// Index of the first channel's name that no column can be taken by, and what would do.
+pub(crate) fn wrong_name(names: &[String]) -> Option<(usize, &'static str)> {
+    let mut before = HashSet::new();
+    names.iter().enumerate().find_map(|(i, name)| {
+        if name.is_empty() {
+            Some((i, "a name that is not empty"))
+        } else if !before.insert(name) {
+            Some((i, "a name that no channel before it has"))
+        } else {
+            None
+        }
+    })
 }
 
 fn scale(at: &str, channels: usize, mean: &[f32], std: &[f32]) -> Result<(), SpecError> {

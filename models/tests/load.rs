@@ -153,6 +153,36 @@ fn impossible_configs_have_their_own_messages() {
 }
 
 #[test]
+fn every_channel_has_a_name_of_its_own() {
+    let parse = |names: &[&str]| {
+        let mut config = config(json!({"kind": "linear"}), caching("grm"));
+        (config["input"]["size"], config["input"]["names"]) = (json!(3), json!(names));
+        config["input"].as_object_mut().unwrap().retain(|key, _| ["kind", "size", "names"].contains(&&**key));
+        Spec::parse(config.to_string().as_bytes()).map_err(|error| error.to_string())
+    };
+    parse(&["x", "y", "X"]).unwrap();
+    parse(&[]).unwrap();
+    let repeated = "`input.names[2]` is \"x\", expected a name that no channel before it has";
+    assert_eq!(parse(&["x", "y", "x"]).unwrap_err(), repeated);
+    let empty = "`input.names[1]` is \"\", expected a name that is not empty";
+    assert_eq!(parse(&["x", "", ""]).unwrap_err(), empty);
+}
+
+#[test]
+fn the_models_of_this_repository_are_good_configs() {
+    let mut models = 0;
+    for folder in fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap() {
+        let config = folder.unwrap().path().join("config.json");
+        if config.exists() {
+            let parsed = Spec::parse(&fs::read(&config).unwrap());
+            parsed.unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+            models += 1;
+        }
+    }
+    assert!(models > 0);
+}
+
+#[test]
 fn a_coefficient_that_is_not_finite_is_named_as_in_the_config() {
     let swla = json!({"kind": "swla", "alpha": 1, "beta": 1, "lambda": 1});
     let delta = json!({"kind": "gated_delta", "alpha": 1, "beta": 1});

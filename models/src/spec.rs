@@ -1,5 +1,7 @@
 //! `config.json`: what a model is, checked once when it is parsed.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 /// The format that this crate reads, the value of `format` in `config.json`.
@@ -13,12 +15,15 @@ const MAX_DEPTH: usize = 8;
 /// The most losses that a segmentation by surprise looks back on: each is read again at every token.
 const MAX_WINDOW: usize = 4096;
 
-/// Why a `config.json` is not a model.
+/// Why a `config.json`, or a spec from elsewhere, is not a model.
+///
+/// It names the key and no file: who read the spec knows where it came from (`config.json`, a `.pt`, a graph's contract),
+/// and says so around it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
     /// Not JSON, or JSON of another shape: an unknown key, a missing one, a value of another type.
-    #[error("config.json: at `{path}`: {message}")]
+    #[error("at `{path}`: {message}")]
     Json {
         /// Where in the document, as `blocks[0].memory`.
         path: String,
@@ -26,13 +31,13 @@ pub enum SpecError {
         message: String,
     },
     /// Another version of the format.
-    #[error("config.json: `format` is {found:?}, this version of mcedge reads {FORMAT:?}")]
+    #[error("`format` is {found:?}, this version of mcedge reads {FORMAT:?}")]
     Format {
         /// The version that the file names.
         found: String,
     },
     /// A value that parses and cannot be.
-    #[error("config.json: `{key}` is {found}, expected {expected}")]
+    #[error("`{key}` is {found}, expected {expected}")]
     Value {
         /// The key, as `blocks[0].num_heads`.
         key: String,
@@ -48,7 +53,8 @@ pub enum SpecError {
 /// # Invariants
 ///
 /// A `Spec` from [`Spec::parse`] has been checked: sizes are in range, heads divide `d_model`, every list that
-/// speaks of channels has one entry a channel, and all blocks share one segmentation and one `init`.
+/// speaks of channels has one entry a channel, no two channels share a name, and all blocks share one segmentation
+/// and one `init`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
@@ -83,7 +89,7 @@ pub enum Input {
         /// `[size]`, in the channel's unit, positive; ones when empty.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         std: Vec<f32>,
-        /// `[size]` channel names, or empty.
+        /// `[size]` channel names, or empty: a table's columns are taken by them, so none is empty and none repeats.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         names: Vec<String>,
         /// `[size]` channel units, or empty.
@@ -605,6 +611,9 @@ impl Spec {
                 size("input.size", *channels)?;
                 scale("input", *channels, mean, std)?;
                 length("input.names", names.len(), *channels)?;
+                if let Some((i, expected)) = wrong_name(names) {
+                    return Err(value(format!("input.names[{i}]"), format!("{:?}", names[i]), expected));
+                }
                 length("input.units", units.len(), *channels)?;
                 match rate_hz {
                     Some(rate) if !(rate.is_finite() && *rate > 0.0) => {
@@ -665,9 +674,14 @@ impl Block {
 
 impl Memory {
     pub(crate) fn check(&self, at: &str) -> Result<(), SpecError> {
-        for (name, coefficient) in self.coefficients() {
-            if coefficient.constant().is_some_and(|x| !x.is_finite()) {
-                return Err(value(format!("{at}.{name}"), "not finite", "a finite number"));
+        let coefficients = match self.deep() {
+            // The weights have the letters of the equations, the config has words.
+            Some(deep) => vec![("step_size", deep.step_size), ("retention", deep.retention)],
+            None => self.coefficients(),
+        };
+        for (key, coefficient) in coefficients {
+            if let Some(found) = coefficient.constant().filter(|x| !x.is_finite()) {
+                return Err(value(format!("{at}.{key}"), found, "a finite number"));
             }
         }
         match self {
@@ -776,6 +790,20 @@ fn length(key: &str, found: usize, expected: usize) -> Result<(), SpecError> {
         return Ok(());
     }
     Err(value(key, format!("a list of {found}"), format!("{expected} entries, one a channel, or none")))
+}
+
+/// Index of the first channel's name that no column can be taken by, and what would do.
+pub(crate) fn wrong_name(names: &[String]) -> Option<(usize, &'static str)> {
+    let mut before = HashSet::new();
+    names.iter().enumerate().find_map(|(i, name)| {
+        if name.is_empty() {
+            Some((i, "a name that is not empty"))
+        } else if !before.insert(name) {
+            Some((i, "a name that no channel before it has"))
+        } else {
+            None
+        }
+    })
 }
 
 fn scale(at: &str, channels: usize, mean: &[f32], std: &[f32]) -> Result<(), SpecError> {

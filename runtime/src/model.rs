@@ -133,5 +133,44 @@ fn initial_tensor(file: &SafeTensors<'_>, state: &StateTensor) -> Result<Vec<f32
         return Err(Error::InitialState(message));
     }
     let (values, _) = view.data().as_chunks::<4>();
-    Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    let values: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    match values.iter().position(|x| !x.is_finite()) {
+        Some(i) => Err(Error::InitialState(format!(
+            "`{name}` holds {} at element {i}, expected finite numbers",
+            values[i]
+        ))),
+        None => Ok(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::{TensorView, serialize};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_fault_of_the_initial_state_has_its_own_message() {
+        let contract = json!({
+            "schema": "mcedge.contract/1", "name": "by hand", "batch": 1, "capacity": 1, "chunk": 1,
+            "input": {"kind": "features", "size": 1}, "output": {"kind": "regression", "size": 1},
+            "segmentation": {"kind": "constant", "size": 1}, "init": "continue", "cache": [],
+            "state": [{"past": "a", "present": "b", "shape": [1, 2], "dtype": "f32", "reset": "never"}],
+        });
+        let contract = Contract::parse(&contract.to_string()).unwrap();
+        let read = |name: &str, shape: &[usize], values: &[f32]| {
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes).unwrap();
+            initial_state(&serialize([(name, view)], None).unwrap(), &contract)
+        };
+        assert_eq!(read("a", &[1, 2], &[1.0, -2.0]).unwrap(), [[1.0, -2.0]]);
+        let check = |result: Result<Vec<Vec<f32>>, Error>, expected: &str| {
+            assert_eq!(result.unwrap_err().to_string(), format!("initial state: {expected}"));
+        };
+        check(read("b", &[1, 2], &[1.0, 2.0]), "`a` is missing");
+        check(read("a", &[2], &[1.0, 2.0]), "`a` is F32 [2], the contract declares F32 [1, 2]");
+        let expected = "`a` holds NaN at element 1, expected finite numbers";
+        check(read("a", &[1, 2], &[1.0, f32::NAN]), expected);
+    }
 }

@@ -38,6 +38,10 @@ impl<B: Backend> Graph<B> {
     /// A graph that takes and gives what `contract` says, and the gates of the blocks `gated`; for one token.
     pub(super) fn new(backend: B, contract: &Contract, gated: &[usize]) -> Result<Self, Error> {
         let feeds = backend.inputs().iter().map(|name| feed(contract, name)).collect::<Result<_, _>>()?;
+        let names = contract.cache.iter().flat_map(|cache| std::iter::once(&cache.name).chain(&cache.steps));
+        if let Some(name) = names.into_iter().find(|name| !backend.inputs().contains(name)) {
+            return Err(Error::Graph { found: "no such input".into(), expected: format!("input `{name}`") });
+        }
         let outputs = Outputs::new(&backend, contract, gated)?;
         let input = input_tensor(&backend, contract, 1)?;
         Ok(Self { backend, feeds, input, tokens: 1, outputs })

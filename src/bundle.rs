@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use anyhow::{Context, Result, bail, ensure};
-use mcedge_export::Bundle;
+use mcedge_export::{Bundle, with_post_training_mean};
 use mcedge_models::Model;
 
 use crate::Usage;
@@ -23,26 +23,35 @@ pub struct BundleArg {
 }
 
 impl BundleArg {
-    /// The bundle's directory.
-    pub fn directory(&self) -> Result<PathBuf> {
-        directory(&self.bundle, &self.options)
+    /// The bundle's directory. A model is exported with what `ask` adds to the options.
+    pub fn directory(&self, ask: impl FnOnce(&mut Options) -> Result<()>) -> Result<PathBuf> {
+        directory(&self.bundle, &self.options, ask)
     }
 }
 
 /// Exports `model` and tells the exporter's warnings.
 pub fn make(model: &Model, options: &Options) -> Result<Bundle> {
-    let bundle = mcedge_export::bundle(&model.spec, &model.weights, options.export())
-        .with_context(|| format!("cannot export {}", model.spec.name))?;
+    let name = &model.spec.name;
+    let cached = options.post_training_mean.map(|size| with_post_training_mean(&model.spec, size as usize));
+    let cached = cached.transpose().with_context(|| format!("cannot give {name} a --post-training-mean"))?;
+    let spec = cached.as_ref().unwrap_or(&model.spec);
+    let bundle = mcedge_export::bundle(spec, &model.weights, options.export())
+        .with_context(|| format!("cannot export {name}"))?;
     for warning in &bundle.warnings {
         eprintln!("mcedge: warning: {warning}");
     }
     Ok(bundle)
 }
 
-/// The bundle at `path`, or the one that its model was exported to.
-pub fn directory(path: &Path, options: &Options) -> Result<PathBuf> {
+/// The bundle at `path`, or the one that its model is exported to: with `options`, and what `ask` adds to them.
+pub fn directory(
+    path: &Path,
+    options: &Options,
+    ask: impl FnOnce(&mut Options) -> Result<()>,
+) -> Result<PathBuf> {
     if is_bundle(path) {
-        let message = "--capacity and --cache-dtype are for a model: a bundle has its own";
+        let message = "--capacity, --cache-dtype, --chunk, --batch, --gates and --post-training-mean are for a model: a \
+                       bundle has its own";
         ensure!(options.are_default(), Usage(message.into()));
         return Ok(path.to_owned());
     }
@@ -54,21 +63,29 @@ pub fn directory(path: &Path, options: &Options) -> Result<PathBuf> {
             path.display()
         );
     }
-    let cached = cache_folder()?.join(key(path, options)?);
+    let mut options = *options;
+    ask(&mut options)?;
+    let cached = cache_folder()?.join(key(path, &options)?);
     if !is_bundle(&cached) {
-        let model = Model::load(path)?;
-        fs::create_dir_all(cache_folder()?)?;
-        let fresh = cached.with_extension(process::id().to_string());
-        make(&model, options)?.write(&fresh).context("cannot write to the cache folder")?;
-        // Of several that export the same model at once, the first to rename wins, and the others take what it made.
-        if let Err(error) = fs::rename(&fresh, &cached) {
-            let _ = fs::remove_dir_all(&fresh);
-            if !is_bundle(&cached) {
-                return Err(error).with_context(|| format!("cannot write {}", cached.display()));
-            }
-        }
+        fill(&cached, path, &options)?;
     }
     Ok(cached)
+}
+
+/// Exports the model at `path` to `cached`. Of several that do so at once, the first to rename wins, and the others take
+/// what it made.
+fn fill(cached: &Path, path: &Path, options: &Options) -> Result<()> {
+    let model = Model::load(path)?;
+    fs::create_dir_all(cache_folder()?)?;
+    let fresh = cached.with_extension(process::id().to_string());
+    make(&model, options)?.write(&fresh).context("cannot write to the cache folder")?;
+    if let Err(error) = fs::rename(&fresh, cached) {
+        let _ = fs::remove_dir_all(&fresh);
+        if !is_bundle(cached) {
+            return Err(error).with_context(|| format!("cannot write {}", cached.display()));
+        }
+    }
+    Ok(())
 }
 
 fn is_bundle(path: &Path) -> bool {
@@ -87,7 +104,7 @@ fn key(path: &Path, options: &Options) -> Result<String> {
     let mut hasher = DefaultHasher::new();
     let build = fs::metadata(env::current_exe()?)?;
     (env!("CARGO_PKG_VERSION"), build.len(), build.modified().ok()).hash(&mut hasher);
-    (options.capacity, options.cache_dtype as u8).hash(&mut hasher);
+    options.hash(&mut hasher);
     for file in Model::files(path)? {
         fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?.hash(&mut hasher);
     }

@@ -12,7 +12,8 @@ use mcedge_models::spec::Spec;
 use mcedge_models::{Golden, Weights};
 use mcedge_runtime::{Model, Policy};
 
-use crate::forecaster::Forecaster;
+use crate::forecast::Forecast;
+use crate::pace::Pace;
 use crate::run::stop_on_ctrl_c;
 use crate::stream::{BackendArg, Placement, Stream};
 use crate::telemetry::{CHANNELS, Telemetry};
@@ -48,6 +49,13 @@ struct Finding {
     channel: usize,
 }
 
+/// A stream of samples of a machine, and what is made of it.
+struct Watch {
+    stream: Stream,
+    forecast: Forecast,
+    pace: Pace,
+}
+
 /// Exports, verifies, then replays the recording or watches this machine.
 pub fn demo(args: &Args) -> Result<ExitCode> {
     let bundle = shipped()?;
@@ -63,14 +71,16 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
     say!("\nverifying {} tokens against the reference", golden.input.len());
     verify_available(&model, &golden)?;
     let stream = Stream::open(&model, BackendArg::Auto, &Placement::cpu(false, None), Policy::Oldest)?;
-    let mut forecaster = Forecaster::new(stream);
-    say!("\nrunning on {}", forecaster.stream().place());
+    say!("\nrunning on {}", stream.place());
+    let forecast = Forecast::new(&stream.contract().output);
+    let mut watch = Watch { stream, forecast, pace: Pace::new() };
     if args.live {
-        watch(&mut forecaster)?
+        watch.live()?
     } else {
-        replay(&mut forecaster)?
+        watch.replay()?
     }
-    say!("{}", forecaster.summary());
+    let (tokens, live, pushed) = watch.stream.position();
+    say!("{tokens} samples, {pushed} checkpoints made, {live} live; {}", watch.pace);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,25 +100,65 @@ fn kib(bytes: &[u8]) -> usize {
     bytes.len().div_ceil(1024)
 }
 
-/// Replays the recording and tells what stood out.
-fn replay(forecaster: &mut Forecaster) -> Result<()> {
-    let mut findings = Vec::new();
-    let mut samples = 0u64;
-    let mut reader = csv::Reader::from_reader(RECORDING);
-    for row in reader.deserialize() {
-        let values: Vec<f64> = row.context("the shipped recording")?;
-        let (time_s, features) = values.split_first().context("the shipped recording has an empty row")?;
-        let features: Vec<f32> = features.iter().map(|&value| value as f32).collect();
-        samples += 1;
-        if let Some(score) = forecaster.sample(&features)? {
-            findings.push(Finding { time_s: *time_s, score, channel: worst_channel(forecaster) });
+impl Watch {
+    /// Replays the recording and tells what stood out.
+    fn replay(&mut self) -> Result<()> {
+        let mut findings = Vec::new();
+        let mut samples = 0u64;
+        let mut reader = csv::Reader::from_reader(RECORDING);
+        for row in reader.deserialize() {
+            let values: Vec<f64> = row.context("the shipped recording")?;
+            let (time_s, features) =
+                values.split_first().context("the shipped recording has an empty row")?;
+            let features: Vec<f32> = features.iter().map(|&value| value as f32).collect();
+            samples += 1;
+            findings.extend(self.sample(*time_s, &features)?);
         }
+        say!("replayed {samples} samples of a Linux machine's counters; what stood out:");
+        for finding in peaks(findings) {
+            say!("  {finding}");
+        }
+        Ok(())
     }
-    say!("replayed {samples} samples of a Linux machine's counters; what stood out:");
-    for finding in peaks(findings) {
-        say!("  {finding}");
+
+    /// Watches this machine until Ctrl-C and tells each sample that stands out.
+    fn live(&mut self) -> Result<()> {
+        let stop = stop_on_ctrl_c()?;
+        let mut telemetry = Telemetry::open()?;
+        let start = Instant::now();
+        say!("watching this machine at {RATE_HZ} Hz; a score over {ALARM} is told; Ctrl-C ends");
+        for tick in 1.. {
+            let due = start + Duration::from_secs_f64(f64::from(tick) / RATE_HZ);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+            let features = telemetry.sample(Instant::now())?;
+            let finding = self.sample(start.elapsed().as_secs_f64(), &features)?;
+            if let Some(finding) = finding.filter(|finding| finding.score > ALARM) {
+                say!("  {finding}");
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Runs a sample; what there is to say of it, once the model had an expectation.
+    fn sample(&mut self, time_s: f64, features: &[f32]) -> Result<Option<Finding>> {
+        let start = Instant::now();
+        let output = self.stream.push(features)?;
+        self.pace.step(start.elapsed());
+        let score = self.forecast.sample(features, output);
+        Ok(score.map(|score| Finding { time_s, score, channel: self.worst_channel() }))
+    }
+
+    /// The channel whose residual is largest, in standard deviations of the channel.
+    fn worst_channel(&self) -> usize {
+        let std = &self.stream.contract().output.std;
+        let size =
+            |(channel, residual): (usize, &f32)| residual.abs() / std.get(channel).copied().unwrap_or(1.0);
+        let sizes = self.forecast.residual().iter().enumerate().map(|item| (item.0, size(item)));
+        sizes.max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(channel, _)| channel)
+    }
 }
 
 /// The highest scores, no two within [`APART_S`], in the order of time.
@@ -125,36 +175,6 @@ fn peaks(mut findings: Vec<Finding>) -> Vec<Finding> {
     }
     peaks.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
     peaks
-}
-
-/// Watches this machine until Ctrl-C and tells each sample that stands out.
-fn watch(forecaster: &mut Forecaster) -> Result<()> {
-    let stop = stop_on_ctrl_c()?;
-    let mut telemetry = Telemetry::open()?;
-    let start = Instant::now();
-    say!("watching this machine at {RATE_HZ} Hz; a score over {ALARM} is told; Ctrl-C ends");
-    for tick in 1.. {
-        let due = start + Duration::from_secs_f64(f64::from(tick) / RATE_HZ);
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        if stop.load(Ordering::SeqCst) {
-            break;
-        }
-        let features = telemetry.sample(Instant::now())?;
-        let score = forecaster.sample(&features)?;
-        if let Some(score) = score.filter(|&score| score > ALARM) {
-            let time_s = start.elapsed().as_secs_f64();
-            say!("  {}", Finding { time_s, score, channel: worst_channel(forecaster) });
-        }
-    }
-    Ok(())
-}
-
-/// The channel whose residual is largest, in standard deviations of the channel.
-fn worst_channel(forecaster: &Forecaster) -> usize {
-    let std = &forecaster.stream().contract().output.std;
-    let size = |(channel, residual): (usize, &f32)| residual.abs() / std.get(channel).copied().unwrap_or(1.0);
-    let sizes = forecaster.residual().iter().enumerate().map(|item| (item.0, size(item)));
-    sizes.max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(channel, _)| channel)
 }
 
 impl fmt::Display for Finding {

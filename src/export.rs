@@ -12,6 +12,8 @@ use crate::bundle;
 
 /// Checkpoints that a cache holds, unless asked otherwise.
 const CAPACITY: u32 = 64;
+/// The most tokens of one run of `chunk.onnx`, unless asked otherwise.
+const CHUNK: u32 = 64;
 
 /// Flags of `mcedge export`.
 #[derive(clap::Args)]
@@ -23,52 +25,88 @@ pub struct Args {
     output: PathBuf,
     #[command(flatten)]
     options: Options,
+    /// Let the graphs say who was read: outputs `gates.{i}` of blocks that weigh their checkpoints
+    #[arg(long)]
+    gates: bool,
 }
 
-/// What an export fixes besides the model: shapes and types of the cache.
-#[derive(clap::Args, Clone)]
+/// What an export fixes besides the model: the shapes and types of its graphs.
+#[derive(clap::Args, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Checkpoints that the cache holds
-    #[arg(long, default_value_t = CAPACITY, value_parser = clap::value_parser!(u32).range(1..))]
-    pub capacity: u32,
+    #[arg(long, value_name = "N", default_value_t = CAPACITY, value_parser = clap::value_parser!(u32).range(1..))]
+    capacity: u32,
     /// Element type of the cached checkpoints
     #[arg(long, value_enum, default_value_t = CacheDtype::F32)]
-    pub cache_dtype: CacheDtype,
+    cache_dtype: CacheDtype,
+    /// The most tokens at once in catching up on a backlog; 1 is none
+    #[arg(long, value_name = "T", default_value_t = CHUNK, value_parser = clap::value_parser!(u32).range(1..))]
+    chunk: u32,
+    /// Streams that run side by side [default: 1; with run, one for each --input]
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// Give a model that was trained without a cache one: it reads the mean of its states at the ends of segments of SIZE
+    /// tokens
+    #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u32).range(1..))]
+    pub post_training_mean: Option<u32>,
+    /// Outputs `gates.{i}`; each command has a flag of its own for it.
+    #[arg(skip)]
+    pub gates: bool,
 }
 
 /// Element type of the cached checkpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum CacheDtype {
     /// IEEE binary32.
     F32,
     /// IEEE binary16: half the bytes, read as they are.
     F16,
+    /// Integers of 8 bits with a scale for each checkpoint and head: a quarter of the bytes.
+    I8,
 }
 
 impl Options {
-    /// Whether nothing else was asked for.
+    /// Whether nothing was asked for.
     pub fn are_default(&self) -> bool {
-        (self.capacity, self.cache_dtype) == (CAPACITY, CacheDtype::F32)
+        *self
+            == Options {
+                capacity: CAPACITY,
+                cache_dtype: CacheDtype::F32,
+                chunk: CHUNK,
+                batch: None,
+                post_training_mean: None,
+                gates: false,
+            }
     }
 
     pub fn export(&self) -> mcedge_export::Options {
         let cache_dtype = match self.cache_dtype {
             CacheDtype::F32 => Dtype::F32,
             CacheDtype::F16 => Dtype::F16,
+            CacheDtype::I8 => Dtype::I8,
         };
-        mcedge_export::Options { capacity: self.capacity as usize, cache_dtype, ..Default::default() }
+        mcedge_export::Options {
+            capacity: self.capacity as usize,
+            cache_dtype,
+            chunk: self.chunk as usize,
+            batch: self.batch.unwrap_or(1) as usize,
+            gates: self.gates,
+        }
     }
 }
 
 /// Exports and says what was written.
 pub fn export(args: &Args) -> Result<ExitCode> {
     let model = Model::load(&args.source)?;
-    let bundle = bundle::make(&model, &args.options)?;
+    let bundle = bundle::make(&model, &Options { gates: args.gates, ..args.options })?;
     let output = &args.output;
     bundle.write(output).with_context(|| format!("cannot write the bundle {}", output.display()))?;
-    say!("{}: {}", output.display(), model.spec.name);
+    say!("{}: {}", output.display(), bundle.contract.name);
     for file in output.read_dir()?.flatten() {
         say!("  {:<28} {:>10} bytes", file.file_name().to_string_lossy(), file.metadata()?.len());
+    }
+    if args.gates && bundle.contract.blocks.iter().all(|block| !block.memory.has_gates()) {
+        eprintln!("mcedge: warning: --gates: no block weighs its checkpoints, so there are none");
     }
     say!("check it with: mcedge verify {}", output.display());
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use mcedge_models::contract::{Contract, Input, StateTensor};
+use mcedge_models::contract::{BlockFunction, Contract, Input, StateTensor};
 use mcedge_models::spec::Segmentation;
 use mcedge_runtime::{Model, cache_bytes};
 use serde_json::json;
@@ -35,10 +35,12 @@ pub struct Args {
     output: Option<PathBuf>,
 }
 
-/// What one stream costs in memory, in bytes.
+/// What a bundle's streams cost in memory, in bytes.
 struct Bytes {
     /// `step.onnx`: nearly all of it weights.
     graph: usize,
+    /// `chunk.onnx`; 0 when there is none.
+    chunk: usize,
     state: usize,
     cache: usize,
 }
@@ -49,17 +51,20 @@ pub fn inspect(args: &Args) -> Result<ExitCode> {
         return draw(gates, args.output.as_deref());
     }
     let bundle = args.bundle.as_deref().context("no BUNDLE to inspect")?;
-    let model = Model::open(&bundle::directory(bundle, &args.options)?)?;
+    let model = Model::open(&bundle::directory(bundle, &args.options, |_| Ok(()))?)?;
     let contract = model.contract();
     let bytes = Bytes {
         graph: model.step().len(),
+        chunk: model.chunk().map_or(0, <[u8]>::len),
         state: contract.state.iter().map(state_bytes).sum(),
         cache: cache_bytes(contract),
     };
     if args.json {
         let json = json!({
             "contract": contract,
-            "bytes": {"graph": bytes.graph, "state": bytes.state, "cache": bytes.cache},
+            "bytes": {
+                "graph": bytes.graph, "chunk": bytes.chunk, "state": bytes.state, "cache": bytes.cache,
+            },
         });
         say!("{json:#}");
     } else {
@@ -91,10 +96,10 @@ fn table(contract: &Contract, bytes: &Bytes) -> String {
     line("input", input(&contract.input));
     line("output", format!("{:?}, {} a token", contract.output.kind, contract.output.size).to_lowercase());
     line("segments", segments(contract));
-    for block in &contract.blocks {
-        let function = &block.memory;
-        let (heads, size) = (function.num_heads, function.head_size);
-        line(&format!("block {}", block.block), format!("{}, {heads} heads of {size}", block.function));
+    line("streams", format!("{} side by side", contract.batch));
+    line("chunk", chunk(contract.chunk, bytes.chunk > 0));
+    for function in &contract.blocks {
+        line(&format!("block {}", function.block), block(function));
     }
     for state in &contract.state {
         line("state", format!("{:<22} {:?}", state.past, state.shape));
@@ -102,11 +107,34 @@ fn table(contract: &Contract, bytes: &Bytes) -> String {
     for cache in &contract.cache {
         line("cache", format!("{:<22} {:?} {:?}", cache.name, cache.shape, cache.dtype).to_lowercase());
     }
-    let Bytes { graph, state, cache } = bytes;
-    let slot = cache / contract.capacity;
-    line("memory", format!("graph and weights {graph}, state {state}, cache {cache} bytes"));
-    line("checkpoint", format!("{slot} bytes each, {} slots", contract.capacity));
+    let Bytes { graph, chunk, state, cache } = bytes;
+    line("memory", format!("step.onnx {graph}, chunk.onnx {chunk}, state {state}, cache {cache} bytes"));
+    let slot = cache / contract.capacity / contract.batch;
+    line(
+        "checkpoint",
+        match slot {
+            0 => "none: no block reads any".into(),
+            _ => format!("{slot} bytes each, {} slots a stream", contract.capacity),
+        },
+    );
     text
+}
+
+fn chunk(tokens: usize, is_there: bool) -> String {
+    match is_there {
+        true => format!("2 to {tokens} tokens at once, in catching up"),
+        false => "none: tokens run one by one".into(),
+    }
+}
+
+/// A block's memory, how it is read, and what it says of that.
+fn block(BlockFunction { block, function, memory }: &BlockFunction) -> String {
+    let (heads, size) = (memory.num_heads, memory.head_size);
+    let aggregation = format!("{:?}", memory.caching.aggregation).to_lowercase();
+    let top = memory.caching.top_k.map(|top_k| format!(" of {top_k}")).unwrap_or_default();
+    let gates = if memory.has_gates() { format!("; gates.{block}") } else { String::new() };
+    let kind = memory.memory.kind();
+    format!("{kind}, read-out {aggregation}{top}, {heads} heads of {size}, as {function}{gates}")
 }
 
 fn input(input: &Input) -> String {

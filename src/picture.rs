@@ -16,7 +16,7 @@ const MIN_HEIGHT: usize = 72;
 /// Space around panels, in pixels.
 const LEFT: usize = 76;
 const RIGHT: usize = 24;
-const TOP: usize = 64;
+const TOP: usize = 80;
 const GAP: usize = 44;
 /// Steps of the colour scale, light to dark; a weight of exactly 0 has none.
 const COLOURS: [&str; 9] =
@@ -90,7 +90,13 @@ impl Gates {
             let _ =
                 writeln!(svg, "<rect x=\"{x}\" y=\"32\" width=\"{size}\" height=\"14\" fill=\"{colour}\"/>");
         }
-        text(svg, start + COLOURS.len() * size + 8, 44, "start", &format!("{largest:.3}"));
+        text(
+            svg,
+            start + COLOURS.len() * size + 8,
+            44,
+            "start",
+            &format!("{largest:.3}, by its square root"),
+        );
     }
 
     fn panel(&self, svg: &mut String, block: usize, head: usize, top: usize, height: usize, largest: f32) {
@@ -134,9 +140,10 @@ impl Gates {
     }
 }
 
-/// The colour of a weight; none of exactly 0.
+/// The colour of a weight; none of exactly 0. On a scale of square roots: most weights are far below the largest, which
+/// is the online memory's while there is nothing else to read.
 fn level(weight: f32, largest: f32) -> Option<usize> {
-    let level = (weight / largest * COLOURS.len() as f32) as usize;
+    let level = ((weight / largest).sqrt() * COLOURS.len() as f32) as usize;
     (weight > 0.0).then_some(level.min(COLOURS.len() - 1))
 }
 

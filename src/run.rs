@@ -1,32 +1,47 @@
-//! `mcedge run`: a bundle on a file or a live stream.
+//! `mcedge run`: a bundle on files or live streams.
+
+mod backlog;
+mod gates;
+mod inputs;
+mod runner;
 
 use std::io::{IsTerminal, stderr};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use mcedge_models::contract::{Contract, Input};
 use mcedge_runtime::{Model, Policy, cache_bytes};
 
+use crate::Usage;
 use crate::bundle::BundleArg;
-use crate::forecaster::Forecaster;
-use crate::sink::{self, Layout, Row, Sink};
-use crate::source::{self, Data, OnBad, Record, Source};
+use crate::export;
+use crate::sink::{self, Layout, Sink};
+use crate::source::{self, Next, OnBad, POLL};
 use crate::stream::{BackendArg, Placement, Stream};
+use backlog::Backlog;
+use gates::Gates;
+use inputs::Inputs;
+use runner::{Outputs, Runner};
 
 /// Flags of `mcedge run`.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     bundle: BundleArg,
-    /// What to read: a path, a file:// URI, or - for standard input
-    #[arg(long, value_name = "URI")]
-    input: String,
+    /// What to read: a path, a file:// URI, or - for standard input. Said several times, each is a stream of its own
+    #[arg(long, value_name = "URI", required = true)]
+    input: Vec<String>,
     /// Where predictions go: a path, a file:// URI, or - for standard output
     #[arg(long, value_name = "URI", default_value = "-")]
     output: String,
+    /// Where to write who was read, token by token: an .npy of [T, blocks, heads, checkpoints + 1] for `inspect --gates`
+    #[arg(long, value_name = "FILE.npy")]
+    gates: Option<String>,
     /// What to run it on
     #[arg(long, value_enum, default_value_t = BackendArg::Auto)]
     backend: BackendArg,
@@ -58,6 +73,9 @@ struct Reading {
     /// The column of the time; else one with a usual name
     #[arg(long, value_name = "NAME")]
     time_column: Option<String>,
+    /// The column that says which stream a row belongs to, for --batch B of them at most
+    #[arg(long, value_name = "NAME")]
+    stream_column: Option<String>,
     /// What separates the columns of a CSV: , ; or tab; else the first line tells
     #[arg(long, value_parser = delimiter, value_name = "CHAR")]
     delimiter: Option<u8>,
@@ -75,80 +93,127 @@ enum Evict {
 
 /// Runs until the input ends or somebody stops it.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let model = Model::open(&args.bundle.directory()?)?;
-    let stream = Stream::open(&model, args.backend, &args.placement, args.evict.policy())?;
+    args.check()?;
+    let model = Model::open(&args.bundle.directory(|options| args.ask(options))?)?;
+    let contract = model.contract();
+    let stream = Stream::open(&model, args.backend, &args.placement(), args.evict.policy())?;
     let options = args.reading.options(stop_on_ctrl_c()?);
-    let source = source::open(&args.input, &model.contract().input, &options)?;
-    let output = &model.contract().output;
-    let layout = Layout::new(output, source.fields());
-    let mut sink = Sink::open(&args.output, &args.input, args.output_format, layout, output.size)?;
+    let mut inputs = Inputs::open(&args.input, &contract.input, &options, contract.batch)?;
+    let mut outputs = args.outputs(&inputs, &stream)?;
     if !args.quiet {
         eprintln!("{}", introduction(&model, &stream));
     }
-    let mut forecaster = Forecaster::new(stream);
-    let progress = if args.quiet { ProgressBar::hidden() } else { progress(&source, &args.output) };
-    let result = drain(source, &mut forecaster, &mut sink, &progress);
+    let mut runner = Runner::new(stream, args.placement().chunks(&model));
+    let progress = if args.quiet { ProgressBar::hidden() } else { progress(&inputs, &args.output) };
+    let result = drain(&mut inputs, &mut Backlog::new(contract), &mut runner, &mut outputs, &progress);
     progress.finish_and_clear();
     // What was done so far is kept, whatever ended it.
-    sink.finish()?;
-    let bad = result?;
+    outputs.finish()?;
+    result?;
     if !args.quiet {
-        eprintln!("{}; {bad} bad rows skipped", forecaster.summary());
+        eprintln!("{}; {} bad rows skipped", runner.summary(), inputs.bad());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs `source` to its end; the number of rows that were skipped.
+/// Runs all inputs to their end.
 fn drain(
-    mut source: Source,
-    forecaster: &mut Forecaster,
-    sink: &mut Sink,
+    inputs: &mut Inputs,
+    backlog: &mut Backlog,
+    runner: &mut Runner,
+    outputs: &mut Outputs,
     progress: &ProgressBar,
-) -> Result<u64> {
-    while let Some(record) = source.read()? {
-        match record.data {
-            Data::Sample(features) => sample(&record, features, forecaster, sink)?,
-            Data::Tokens { tokens, line } => tokens_of(&record, tokens, line, forecaster, sink)?,
-        }
-        // A reader at the other end of a pipe gets a row when it is made; a file is written in blocks.
-        if source.would_wait() {
-            sink.flush()?;
-        }
-        progress.set_position(source.bytes_read());
-    }
-    Ok(source.bad())
-}
-
-fn sample(record: &Record<'_>, features: &[f32], forecaster: &mut Forecaster, sink: &mut Sink) -> Result<()> {
-    let score = forecaster.sample(features)?;
-    sink.step(forecaster.output())?;
-    let residual = score.map(|_| forecaster.residual());
-    sink.row(&Row { residual, score, ..row(record, forecaster, 1) })
-}
-
-fn tokens_of(
-    record: &Record<'_>,
-    tokens: &[i64],
-    line: Option<&[u8]>,
-    forecaster: &mut Forecaster,
-    sink: &mut Sink,
 ) -> Result<()> {
-    let (mut total, mut scored) = (0.0, 0u64);
-    for &token in tokens {
-        if let Some(bits) = forecaster.token(token)? {
-            total += bits;
-            scored += 1;
+    loop {
+        let next = gather(inputs, backlog);
+        let has_run = !backlog.is_empty();
+        runner.run(backlog, inputs.names(), outputs)?;
+        progress.set_position(inputs.bytes_read());
+        match next? {
+            Next::Record => {}
+            Next::Wait => {
+                // A reader at the other end of a pipe gets a row when it is made; a file is written in blocks.
+                if has_run {
+                    outputs.flush()?;
+                }
+                thread::park_timeout(POLL);
+            }
+            Next::End => return Ok(()),
         }
-        sink.step(forecaster.output())?;
     }
-    let bits = (scored > 0).then(|| total / scored as f64);
-    let line = line.unwrap_or_default();
-    sink.row(&Row { bits, line, ..row(record, forecaster, tokens.len() as u64) })
 }
 
-fn row<'a>(record: &Record<'a>, forecaster: &'a Forecaster, tokens: u64) -> Row<'a> {
-    let (index, time, output) = (record.index, record.time, forecaster.output());
-    Row { index, time, output, residual: None, score: None, tokens, bits: None, line: &[] }
+/// Takes the records that have come, as many as may wait.
+fn gather(inputs: &mut Inputs, backlog: &mut Backlog) -> Result<Next> {
+    while !backlog.is_full() {
+        let next = inputs.advance()?;
+        if next != Next::Record {
+            return Ok(next);
+        }
+        let (stream, record) = inputs.record()?;
+        backlog.add(stream, &record);
+    }
+    Ok(Next::Record)
+}
+
+/// Values of a token: the channels of a sample, or 1.
+fn width(contract: &Contract) -> usize {
+    match contract.input {
+        Input::Features { size, .. } => size,
+        Input::Tokens { .. } => 1,
+    }
+}
+
+impl Args {
+    /// Whether rows say which stream they are of.
+    fn has_streams(&self) -> bool {
+        self.input.len() > 1 || self.reading.stream_column.is_some()
+    }
+
+    fn check(&self) -> Result<()> {
+        let usage = |message: &str| Usage(message.into());
+        let by_column = self.reading.stream_column.is_some();
+        ensure!(
+            !by_column || self.input.len() == 1,
+            usage("--stream-column is for one --input: several are a stream each")
+        );
+        ensure!(
+            self.gates.is_none() || !self.has_streams(),
+            usage("--gates is for one stream: one --input, and no --stream-column")
+        );
+        let is_output = |gates: &String| *gates == self.output || sink::is_same_file(gates, &self.output);
+        ensure!(!self.gates.as_ref().is_some_and(is_output), usage("--gates and --output are the same file"));
+        Ok(())
+    }
+
+    /// What this run needs of a model's export: a stream for each input, and gates where they are written.
+    fn ask(&self, options: &mut export::Options) -> Result<()> {
+        options.gates = self.gates.is_some();
+        if self.input.len() > 1 {
+            options.batch.get_or_insert(u32::try_from(self.input.len()).unwrap_or(u32::MAX));
+        }
+        let is_said = self.reading.stream_column.is_none() || options.batch.is_some();
+        ensure!(
+            is_said,
+            Usage("--stream-column does not say how many streams there are, expected --batch".into())
+        );
+        Ok(())
+    }
+
+    /// Gates are those of a single token: with them, each is stepped.
+    fn placement(&self) -> Placement {
+        let placement = self.placement.clone();
+        Placement { no_chunks: placement.no_chunks || self.gates.is_some(), ..placement }
+    }
+
+    fn outputs(&self, inputs: &Inputs, stream: &Stream) -> Result<Outputs> {
+        let output = &stream.contract().output;
+        let layout = Layout::new(output, inputs.fields());
+        let options =
+            sink::Options { inputs: &self.input, format: self.output_format, streams: self.has_streams() };
+        let gates = self.gates.as_ref().map(|uri| Gates::open(uri, &self.input, stream)).transpose()?;
+        Ok(Outputs { sink: Sink::open(&self.output, &options, layout, output.size)?, gates })
+    }
 }
 
 impl Evict {
@@ -165,6 +230,7 @@ impl Reading {
             format: self.format,
             columns: self.columns.clone(),
             time_column: self.time_column.clone(),
+            stream_column: self.stream_column.clone(),
             delimiter: self.delimiter,
             on_bad: self.on_bad,
             stop,
@@ -196,8 +262,9 @@ fn delimiter(text: &str) -> Result<u8, String> {
 fn introduction(model: &Model, stream: &Stream) -> String {
     let contract = model.contract();
     let state: usize = model.initial().iter().map(|values| values.len() * size_of::<f32>()).sum();
+    let streams = if contract.batch == 1 { String::new() } else { format!(", {} streams", contract.batch) };
     format!(
-        "{} on {}: {} checkpoints of cache; weights {} KiB, state {} KiB, cache {} KiB",
+        "{} on {}{streams}: {} checkpoints of cache; weights {} KiB, state {} KiB, cache {} KiB",
         contract.name,
         stream.place(),
         if contract.cache.is_empty() { 0 } else { contract.capacity },
@@ -208,9 +275,9 @@ fn introduction(model: &Model, stream: &Stream) -> String {
 }
 
 /// A bar when somebody watches, the length is known, and rows do not go to the same terminal.
-fn progress(source: &Source, output: &str) -> ProgressBar {
+fn progress(inputs: &Inputs, output: &str) -> ProgressBar {
     let to_terminal = output == "-" && std::io::stdout().is_terminal();
-    match source.bytes_total() {
+    match inputs.bytes_total() {
         Some(total) if stderr().is_terminal() && !to_terminal => {
             let style = ProgressStyle::with_template("{bar:40} {percent}% {bytes}/{total_bytes}, {eta} left");
             ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

@@ -8,8 +8,8 @@
 //! | [`Layout::Surprise`] of text | `line` from 1, `bytes`, `bits_per_byte`, `text` |
 //! | [`Layout::Surprise`] of tokens | `index` or `time`, `tokens`, `bits_per_token` |
 //!
-//! A cell with nothing to say (the first sample's residual) is empty, `null` in JSON. An `.npy` is the graph's output,
-//! `[T, O]` f32, whatever the layout.
+//! Where there are several streams, `stream` comes before all that. A cell with nothing to say (the first sample's
+//! residual) is empty, `null` in JSON. An `.npy` is the graph's output, `[T, O]` f32, whatever the layout.
 
 mod npy;
 mod table;
@@ -18,14 +18,20 @@ mod tests;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use clap::ValueEnum;
 use mcedge_models::contract::{Output, OutputKind};
 
+use crate::Usage;
 use crate::source::Fields;
 use npy::Npy;
 use table::Table;
+
+/// Why an `.npy` is for one stream.
+const NO_STREAMS: &str = "an .npy has no place to say which stream a row is of: write .csv or .jsonl, or run the streams \
+                          one by one";
 
 /// What an output is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,6 +42,17 @@ pub enum Format {
     Npy,
     /// An object on each line.
     Jsonl,
+}
+
+/// How an output is written, besides its layout.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'a> {
+    /// What is read: no output goes there.
+    pub inputs: &'a [String],
+    /// What the output is; by its extension when not given.
+    pub format: Option<Format>,
+    /// Whether rows say which stream they are of.
+    pub streams: bool,
 }
 
 /// What there is to say about each record.
@@ -74,6 +91,8 @@ pub enum Layout {
 /// One record's results. The layout says which of them are written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Row<'a> {
+    /// The stream that it is of, where rows say so.
+    pub stream: &'a str,
     /// Number of the record, from 0.
     pub index: u64,
     /// Its time.
@@ -125,31 +144,47 @@ impl Layout {
 }
 
 impl Sink {
-    /// Opens `uri`, a path or `-` for standard output, for outputs `[size]`. `input` is the URI of what is read.
+    /// Opens `uri`, a path or `-` for standard output, for outputs `[size]`.
     ///
-    /// A file is made anew: open the input first, so that nothing is lost for want of one.
+    /// A file is made anew: open the inputs first, so that nothing is lost for want of one.
     ///
     /// # Errors
     ///
-    /// The file cannot be written or is the input; its extension is no known format and none is given; or an
-    /// `.npy`, whose header needs the count of rows that only the end knows, is to go where there is no going back.
-    pub fn open(uri: &str, input: &str, format: Option<Format>, layout: Layout, size: usize) -> Result<Self> {
-        let path = uri.strip_prefix("file://").unwrap_or(uri);
-        let name = if path == "-" { "standard output" } else { path };
-        let open = || {
-            ensure!(!path.contains("://"), "expected a path, a file:// URI, or - for standard output");
+    /// The file cannot be written or is an input; its extension is no known format and none is given; or an `.npy`,
+    /// whose header needs the count of rows that only the end knows, is to go where there is no going back, or to have
+    /// the rows of several streams.
+    pub fn open(uri: &str, options: &Options, layout: Layout, size: usize) -> Result<Self> {
+        Self::named_open(uri, |path| {
+            let Options { inputs, format, streams } = *options;
             let format = match format {
                 Some(format) => format,
                 None => by_extension(path)?,
             };
-            let writer = match format {
-                Format::Npy => Writer::Npy(Npy::new(create_seekable(path, input)?, size)?),
-                Format::Csv => Writer::Csv(Table::csv(create(path, input)?, layout, delimiter(path))?),
-                Format::Jsonl => Writer::Jsonl(Table::jsonl(create(path, input)?, layout)),
-            };
-            Ok(Sink { name: name.into(), writer })
-        };
-        open().with_context(|| format!("output {name}"))
+            ensure!(!streams || format != Format::Npy, Usage(NO_STREAMS.into()));
+            Ok(match format {
+                Format::Npy => Writer::Npy(Npy::new(create_seekable(path, inputs)?, &[size])?),
+                Format::Csv => {
+                    Writer::Csv(Table::csv(create(path, inputs)?, layout, delimiter(path), streams)?)
+                }
+                Format::Jsonl => Writer::Jsonl(Table::jsonl(create(path, inputs)?, layout, streams)),
+            })
+        })
+    }
+
+    /// Opens `uri` for an `.npy` `[T, …]` of steps of `shape`, whatever its extension.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sink::open`].
+    pub fn array(uri: &str, inputs: &[String], shape: &[usize]) -> Result<Self> {
+        Self::named_open(uri, |path| Ok(Writer::Npy(Npy::new(create_seekable(path, inputs)?, shape)?)))
+    }
+
+    fn named_open(uri: &str, open: impl FnOnce(&str) -> Result<Writer>) -> Result<Self> {
+        let path = uri.strip_prefix("file://").unwrap_or(uri);
+        let name = if path == "-" { "standard output" } else { path };
+        let writer = check_path(path).and_then(|()| open(path)).with_context(|| format!("output {name}"))?;
+        Ok(Sink { name: name.into(), writer })
     }
 
     /// Takes the output of a step, `[O]`, for every token or sample: an `.npy` is made of these.
@@ -180,11 +215,6 @@ impl Sink {
         self.named(flushed)
     }
 
-    /// Ends the output: everything is in its place or the run has failed.
-    pub fn finish(mut self) -> Result<()> {
-        self.flush()
-    }
-
     fn named(&self, written: io::Result<()>) -> Result<()> {
         written.with_context(|| format!("output {}", self.name))
     }
@@ -194,6 +224,11 @@ impl Sink {
 pub fn is_broken_pipe(err: &Error) -> bool {
     let is_broken = |err: &io::Error| err.kind() == io::ErrorKind::BrokenPipe;
     err.chain().any(|cause| cause.downcast_ref().is_some_and(is_broken))
+}
+
+fn check_path(path: &str) -> Result<()> {
+    ensure!(!path.contains("://"), "expected a path, a file:// URI, or - for standard output");
+    Ok(())
 }
 
 fn by_extension(path: &str) -> Result<Format> {
@@ -213,24 +248,27 @@ fn delimiter(path: &str) -> char {
     if path.to_ascii_lowercase().ends_with(".tsv") { '\t' } else { ',' }
 }
 
-fn create(path: &str, input: &str) -> Result<BufWriter<Box<dyn Write>>> {
+fn create(path: &str, inputs: &[String]) -> Result<BufWriter<Box<dyn Write>>> {
     if path == "-" {
         return Ok(BufWriter::new(Box::new(io::stdout())));
     }
-    Ok(BufWriter::new(Box::new(create_file(path, input)?)))
+    Ok(BufWriter::new(Box::new(create_file(path, inputs)?)))
 }
 
-fn create_seekable(path: &str, input: &str) -> Result<File> {
+fn create_seekable(path: &str, inputs: &[String]) -> Result<File> {
     const WHY: &str = "an .npy begins with the count of its rows, and needs a file to go back in";
     ensure!(path != "-" && fs::metadata(path).map_or(true, |metadata| metadata.is_file()), WHY);
-    create_file(path, input)
+    create_file(path, inputs)
 }
 
-fn create_file(path: &str, input: &str) -> Result<File> {
-    let input = input.strip_prefix("file://").unwrap_or(input);
-    if let (Ok(from), Ok(to)) = (fs::canonicalize(input), fs::canonicalize(path)) {
-        let is_file = fs::metadata(&to).is_ok_and(|metadata| metadata.is_file());
-        ensure!(from != to || !is_file, "is the input");
-    }
+fn create_file(path: &str, inputs: &[String]) -> Result<File> {
+    ensure!(!inputs.iter().any(|input| is_same_file(input, path)), "is the input");
     Ok(File::create(path)?)
+}
+
+/// Whether two URIs are of one file that is there.
+pub fn is_same_file(a: &str, b: &str) -> bool {
+    let canonical = |uri: &str| fs::canonicalize(uri.strip_prefix("file://").unwrap_or(uri)).ok();
+    let is_file = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    canonical(a).filter(is_file).is_some_and(|a| canonical(b) == Some(a))
 }

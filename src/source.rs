@@ -1,7 +1,7 @@
 //! Where samples and tokens come from: CSV, `.npy`, JSON lines, text or bytes, in a file or on a stream.
 //!
 //! Nothing is buffered beyond one record, and a record is delivered as soon as its line is complete, so that
-//! `tail -f` may stand at the other end.
+//! `tail -f` may stand at the other end; nothing here waits but [`open`].
 
 mod bytes;
 mod csv;
@@ -18,7 +18,9 @@ use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use mcedge_models::contract::Input;
 
-use bytes::{Bytes, Lines};
+use crate::Usage;
+use bytes::{Bytes, Lines, Need};
+pub use bytes::{LINE_MAX, POLL};
 pub use npy::read as read_array;
 
 /// Names that a time column goes by, in lower case.
@@ -54,6 +56,8 @@ pub struct Options {
     pub columns: Option<Vec<String>>,
     /// The column or key of the time; else one of the usual names.
     pub time_column: Option<String>,
+    /// The column or key that says which stream a record belongs to.
+    pub stream_column: Option<String>,
     /// What separates the columns of a CSV; `,`, `;` or tab, whichever its first line has most, when not given.
     pub delimiter: Option<u8>,
     /// What a row that cannot be used does.
@@ -98,6 +102,17 @@ pub struct Fields {
     pub text: bool,
 }
 
+/// What is next of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A record.
+    Record,
+    /// It has not come yet.
+    Wait,
+    /// Nothing.
+    End,
+}
+
 /// One record of an input.
 #[derive(Debug, PartialEq)]
 pub struct Record<'a> {
@@ -105,6 +120,8 @@ pub struct Record<'a> {
     pub index: u64,
     /// Its time, as it was written.
     pub time: Option<&'a str>,
+    /// The stream that it belongs to, where there is a column that says so.
+    pub stream: Option<&'a str>,
     /// What the model takes.
     pub data: Data<'a>,
 }
@@ -129,6 +146,7 @@ pub struct Source {
     reader: Reader,
     fields: Fields,
     row: Row,
+    has_streams: bool,
     on_bad: OnBad,
     /// Rows read, bad ones included.
     rows: u64,
@@ -142,12 +160,13 @@ struct Row {
     /// Meaningful when `has_time`.
     time: String,
     has_time: bool,
+    stream: String,
     features: Vec<f32>,
     tokens: Vec<i64>,
 }
 
 /// What a reader came to.
-enum Next {
+enum Read {
     /// A record, in the row.
     Row,
     /// A record that cannot be used, and why.
@@ -189,6 +208,10 @@ impl Source {
             Some(format) => format,
             None => by_content(bytes.peek()?, input),
         };
+        if options.stream_column.is_some() && !matches!(format, Format::Csv | Format::Jsonl) {
+            let format = format!("{format:?}").to_lowercase();
+            bail!(Usage(format!("is {format}; --stream-column is for CSV and JSON lines")));
+        }
         let mut fields = Fields { channels: Vec::new(), time: false, text: format == Format::Text };
         let reader = match format {
             Format::Csv => {
@@ -205,7 +228,9 @@ impl Source {
             }
         };
         let row = Row::default();
-        Ok(Source { name: name.into(), reader, fields, row, on_bad: options.on_bad, rows: 0, bad: 0 })
+        let has_streams = options.stream_column.is_some();
+        let (name, on_bad) = (name.into(), options.on_bad);
+        Ok(Source { name, reader, fields, row, has_streams, on_bad, rows: 0, bad: 0 })
     }
 
     /// What the records are.
@@ -228,33 +253,32 @@ impl Source {
         self.bad
     }
 
-    /// Whether the next record is still to come, so that now is the time to flush what was written.
-    pub fn would_wait(&mut self) -> bool {
-        match &mut self.reader {
-            Reader::Csv(csv) => csv.lines.would_wait(),
-            Reader::Jsonl(jsonl) => jsonl.lines.would_wait(),
-            Reader::Npy(npy) => npy.would_wait(),
-            Reader::Text(lines) => lines.would_wait(),
-            Reader::Bytes(bytes) => bytes.would_wait(|bytes| !bytes.is_empty()),
-        }
-    }
-
-    /// The next record; none at the end, or when told to stop.
+    /// Goes to the next record, without a wait for one that is still to come. At a record, [`Source::record`] is it.
+    ///
+    /// A live input wakes the thread that opened it when more has come: [`std::thread::park_timeout`] is the wait for
+    /// that, of [`POLL`] at most.
     ///
     /// # Errors
     ///
     /// The input fails; a line is too long; or a row cannot be used and [`OnBad::Stop`] holds. A skipped row is told on
     /// standard error, the first few one by one.
-    pub fn read(&mut self) -> Result<Option<Record<'_>>> {
-        loop {
-            let next = self.next().with_context(|| format!("input {}", self.name))?;
-            match next {
-                Next::End => return Ok(None),
-                Next::Row => break,
-                Next::Bad(reason) => self.skip(reason)?,
+    pub fn advance(&mut self) -> Result<Next> {
+        while self.is_stopped() || !self.would_wait() {
+            let read = self.read().with_context(|| format!("input {}", self.name))?;
+            match read {
+                Read::End => return Ok(Next::End),
+                Read::Row => {
+                    self.rows += 1;
+                    return Ok(Next::Record);
+                }
+                Read::Bad(reason) => self.skip(reason)?,
             }
         }
-        self.rows += 1;
+        Ok(Next::Wait)
+    }
+
+    /// The record that [`Source::advance`] came to.
+    pub fn record(&self) -> Record<'_> {
         let line = match &self.reader {
             Reader::Text(lines) => Some(lines.line()),
             _ => None,
@@ -263,14 +287,30 @@ impl Source {
             true => Data::Tokens { tokens: &self.row.tokens, line },
             false => Data::Sample(&self.row.features),
         };
-        Ok(Some(Record {
+        Record {
             index: self.rows - 1,
             time: self.row.has_time.then_some(self.row.time.as_str()),
+            stream: self.has_streams.then_some(self.row.stream.as_str()),
             data,
-        }))
+        }
     }
 
-    fn next(&mut self) -> Result<Next> {
+    /// Whether the next record is still to come.
+    fn would_wait(&mut self) -> bool {
+        match &mut self.reader {
+            Reader::Csv(csv) => csv.lines.would_wait_for_text(),
+            Reader::Jsonl(jsonl) => jsonl.lines.would_wait_for_text(),
+            Reader::Npy(npy) => npy.would_wait(),
+            Reader::Text(lines) => lines.would_wait(),
+            Reader::Bytes(bytes) => bytes.would_wait(Need::Bytes(1)),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.bytes().stopped()
+    }
+
+    fn read(&mut self) -> Result<Read> {
         let row = &mut self.row;
         match &mut self.reader {
             Reader::Csv(csv) => csv.next(row),
@@ -280,14 +320,14 @@ impl Source {
                 let more = lines.advance()?;
                 row.tokens.clear();
                 row.tokens.extend(lines.line().iter().map(|&byte| i64::from(byte)));
-                Ok(if more { Next::Row } else { Next::End })
+                Ok(if more { Read::Row } else { Read::End })
             }
             Reader::Bytes(bytes) => {
                 let byte = if bytes.stopped() { None } else { bytes.peek()?.first().copied() };
                 row.tokens.clear();
                 row.tokens.extend(byte.map(i64::from));
                 bytes.consume(row.tokens.len());
-                Ok(if byte.is_some() { Next::Row } else { Next::End })
+                Ok(if byte.is_some() { Read::Row } else { Read::End })
             }
         }
     }
@@ -323,6 +363,7 @@ impl Source {
 impl Row {
     fn clear(&mut self) {
         self.has_time = false;
+        self.stream.clear();
         self.features.clear();
         self.tokens.clear();
     }
@@ -331,6 +372,12 @@ impl Row {
         self.has_time = true;
         self.time.clear();
         self.time.push_str(time);
+    }
+
+    fn set_stream(&mut self, stream: &str) -> Result<()> {
+        ensure!(!stream.is_empty(), "is empty, expected the name of a stream");
+        self.stream.push_str(stream);
+        Ok(())
     }
 }
 
@@ -410,7 +457,7 @@ fn check_token(token: i64, input: &Input) -> Result<i64> {
 }
 
 /// Names for a message, in back quotes.
-fn list<S: AsRef<str>>(names: &[S]) -> String {
+pub fn list<S: AsRef<str>>(names: &[S]) -> String {
     const MOST: usize = 32;
     let mut list: Vec<String> =
         names.iter().take(MOST).map(|name| format!("`{}`", shown(name.as_ref()))).collect();
@@ -421,7 +468,7 @@ fn list<S: AsRef<str>>(names: &[S]) -> String {
 }
 
 /// Text for a message: short, and nothing in it that a terminal would obey.
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let mut shown = String::new();
     for char in text.chars().take(SHOWN) {
         match char {

@@ -1,4 +1,4 @@
-//! A stream over whichever backend was asked for.
+//! Streams over whichever backend was asked for.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,9 @@ use crate::Usage;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use mcedge_models::contract::Contract;
-use mcedge_runtime::{Device, Engine, Error, Model, Ort, OrtOptions, Policy, Tract};
+use mcedge_runtime::{
+    Backlog, BlockGates, Device, Engine, Error, Model, Ort, OrtOptions, Policy, Sample, Tract,
+};
 
 /// Where a graph runs.
 #[derive(clap::Args, Clone)]
@@ -20,6 +22,9 @@ pub struct Placement {
     /// Run the graph's bodies of standard operations in ONNX Runtime, as a GPU does, not the fused kernel
     #[arg(long)]
     pub plain: bool,
+    /// Run tokens one by one, also where many wait: leave chunk.onnx out
+    #[arg(long)]
+    pub no_chunks: bool,
     /// ONNX Runtime's library; searched for when not given
     #[arg(long, value_name = "FILE")]
     pub ort_library: Option<PathBuf>,
@@ -47,12 +52,22 @@ pub enum BackendArg {
     Ort,
 }
 
-/// An engine over one of the backends.
+/// An engine over one of the backends: a batch of streams, often of one.
 pub enum Stream {
     /// Over tract.
     Tract(Box<Engine<Tract>>),
     /// Over ONNX Runtime, and where it put the graph.
     Ort(Box<Engine<Ort>>, &'static str),
+}
+
+/// The same expression over either engine.
+macro_rules! over {
+    ($stream:expr, $engine:ident => $expression:expr) => {
+        match $stream {
+            Stream::Tract($engine) => $expression,
+            Stream::Ort($engine, _) => $expression,
+        }
+    };
 }
 
 impl Stream {
@@ -66,15 +81,17 @@ impl Stream {
             BackendArg::Tract if placement.plain => {
                 bail!(Usage("--plain is for --backend ort: tract needs the kernels".into()))
             }
-            BackendArg::Tract => Self::tract(model, policy),
-            BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, policy),
+            BackendArg::Tract => Self::tract(model, placement, policy),
+            BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, placement, policy),
             BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement, policy),
         }
     }
 
-    fn tract(model: &Model, policy: Policy) -> Result<Self> {
+    fn tract(model: &Model, placement: &Placement, policy: Policy) -> Result<Self> {
         let mut engine = Engine::new(model, Tract::new(model)?, policy)?;
-        if let Some(chunks) = Tract::chunks(model)? {
+        if placement.chunks(model)
+            && let Some(chunks) = Tract::chunks(model)?
+        {
             engine = engine.with_chunks(chunks)?;
         }
         Ok(Stream::Tract(Box::new(engine)))
@@ -92,7 +109,9 @@ impl Stream {
             (Device::TensorRt, _) => "ort on tensorrt, plain bodies",
         };
         let mut engine = Engine::new(model, backend, policy)?;
-        if let Some(chunks) = Ort::chunks(model, &placement.options())? {
+        if placement.chunks(model)
+            && let Some(chunks) = Ort::chunks(model, &placement.options())?
+        {
             engine = engine.with_chunks(chunks)?;
         }
         Ok(Stream::Ort(Box::new(engine), place))
@@ -108,34 +127,42 @@ impl Stream {
 
     /// As [`Engine::push`].
     pub fn push(&mut self, features: &[f32]) -> Result<&[f32], Error> {
-        match self {
-            Stream::Tract(engine) => engine.push(features),
-            Stream::Ort(engine, _) => engine.push(features),
-        }
+        over!(self, engine => engine.push(features))
     }
 
-    /// As [`Engine::push_token`].
-    pub fn push_token(&mut self, token: i64) -> Result<&[f32], Error> {
-        match self {
-            Stream::Tract(engine) => engine.push_token(token),
-            Stream::Ort(engine, _) => engine.push_token(token),
-        }
+    /// As [`Engine::push_batch`].
+    pub fn push_batch(&mut self, samples: &[Option<Sample<'_>>]) -> Result<&[f32], Error> {
+        over!(self, engine => engine.push_batch(samples))
+    }
+
+    /// As [`Engine::catch_up_some`].
+    pub fn catch_up_some(
+        &mut self,
+        who: &[bool],
+        backlog: Backlog<'_>,
+        output: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        over!(self, engine => engine.catch_up_some(who, backlog, output))
+    }
+
+    /// As [`Engine::reset`].
+    pub fn reset(&mut self) {
+        over!(self, engine => engine.reset());
+    }
+
+    /// As [`Engine::gates`].
+    pub fn gates(&self, stream: usize) -> Box<dyn Iterator<Item = BlockGates<'_>> + '_> {
+        over!(self, engine => Box::new(engine.gates(stream)))
     }
 
     /// As [`Engine::contract`].
     pub fn contract(&self) -> &Contract {
-        match self {
-            Stream::Tract(engine) => engine.contract(),
-            Stream::Ort(engine, _) => engine.contract(),
-        }
+        over!(self, engine => engine.contract())
     }
 
-    /// Tokens so far, checkpoints live now, and checkpoints ever made.
+    /// Tokens so far, checkpoints live now, and checkpoints ever made; over all streams.
     pub fn position(&self) -> (u64, usize, u64) {
-        match self {
-            Stream::Tract(engine) => (engine.tokens(), engine.cache().len(), engine.cache().pushed()),
-            Stream::Ort(engine, _) => (engine.tokens(), engine.cache().len(), engine.cache().pushed()),
-        }
+        over!(self, engine => (engine.tokens(), engine.cache().len(), engine.cache().pushed()))
     }
 }
 
@@ -146,8 +173,14 @@ impl Placement {
             device: DeviceArg::Cpu,
             allow_fallback: false,
             plain,
+            no_chunks: false,
             ort_library: ort_library.map(Path::to_owned),
         }
+    }
+
+    /// Whether a stream of `model` takes many tokens at once where they wait.
+    pub fn chunks(&self, model: &Model) -> bool {
+        !self.no_chunks && model.chunk().is_some()
     }
 
     fn options(&self) -> OrtOptions {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io, process};
 
-use mcedge_models::contract::{Contract, StateTensor};
-use mcedge_models::spec::{Memory, Sign, Spec};
+use mcedge_models::contract::{Contract, Dtype, StateTensor};
+use mcedge_models::spec::{Aggregation, Block, Init, Memory, Segmentation, Sign, Spec};
 use mcedge_models::{Tensor, Weights, write_safetensors};
 
 use crate::error::{Error, Warning};
@@ -38,7 +38,8 @@ pub struct Bundle {
 
 /// Exports a model.
 ///
-/// The golden run fills and overflows a cache of `options.capacity`, in f32 whatever `options.cache_dtype` is. Where that
+/// The golden run fills and overflows a cache of `options.capacity`, in f32 whatever `options.cache_dtype` is. (Under
+/// logarithmic segments, whose few checkpoints seldom fill a cache, it is long enough for several to merge.) Where that
 /// would take more than 4096 tokens or some seconds, it fills what fits and [`Warning::GoldenTooShort`] says so; where the
 /// model amplifies roundings until f32 and the reference part, it ends there and [`Warning::Unstable`] says so.
 ///
@@ -50,6 +51,7 @@ pub fn bundle(spec: &Spec, weights: &Weights, options: Options) -> Result<Bundle
     let chunk = chunk_graph(spec, weights, options)?;
     let (golden, golden_warnings) = golden(spec, weights, options.capacity)?;
     let mut warnings = climbing(spec);
+    warnings.extend(saturating(spec, options));
     warnings.extend(golden_warnings);
     Ok(Bundle {
         step: graph.to_onnx(),
@@ -69,6 +71,14 @@ fn climbing(spec: &Spec) -> Vec<Warning> {
         .filter(|(_, block)| climbs(&block.memory))
         .map(|(block, _)| Warning::ClimbsLoss { block })
         .collect()
+}
+
+/// A warning for each block whose cache adds up states, in a type that ends at 65504.
+fn saturating(spec: &Spec, options: Options) -> impl Iterator<Item = Warning> {
+    let adds = spec.segmentation() == (Segmentation::Logarithmic {}) && spec.init() == Init::Restart;
+    let is_cached = |block: &Block| block.caching.aggregation != Aggregation::None;
+    let blocks = spec.blocks.iter().enumerate().filter(move |(_, block)| adds && is_cached(block));
+    blocks.filter(move |_| options.cache_dtype == Dtype::F16).map(|(block, _)| Warning::Saturates { block })
 }
 
 /// Every `past.*`: `blocks.{i}.memory.init.*` for each stream of the batch, zeros where there is none.

@@ -88,6 +88,14 @@ pub enum Warning {
         /// Index of the block.
         block: usize,
     },
+    /// An f16 cache of sums: a long stream's are past its range.
+    #[error(
+        "blocks[{block}]: merged segments add up, and an f16 cache holds no more than 65504: a long stream saturates it; i8 and f32 do not"
+    )]
+    Saturates {
+        /// Index of the block.
+        block: usize,
+    },
     /// The golden run ends early: from there on the model amplifies roundings, or its activations pass 1e6.
     #[error(
         "the golden run ends after {tokens} tokens: from there on the model diverges, or rounding alone moves it"

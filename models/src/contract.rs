@@ -1,4 +1,4 @@
-//! The contract of a step graph: the names, shapes and roles of its tensors, as JSON inside every `.onnx`.
+//! The contract of a bundle's graphs: the names, shapes and roles of its tensors, as JSON inside every `.onnx`.
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ const MAX_ELEMENTS: usize = 1 << 29;
 const MAX_TENSORS: usize = 1 << 14;
 /// The most streams of a batch: each costs a runtime a little, even where the contract has no tensor for it.
 const MAX_BATCH: usize = 1 << 12;
+
+/// The largest number of elements of state and cache together: 4 GiB of f32.
+const MAX_TOTAL: usize = 1 << 30;
 
 /// Why a file holds no contract that this version can run.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +57,7 @@ pub enum ContractError {
     },
 }
 
-/// What a step graph takes and gives: everything a client needs to run it.
+/// What a bundle's graphs take and give: everything a client needs to run them.
 ///
 /// A graph may have two kinds of outputs more than `output` and every `present.*`: `gates.{i}` `[B, T, H, N + 1]`, who was
 /// read in block i ([`Role::Gates`]), and, where segments end by surprise, `surprise` `[B, T]`
@@ -262,7 +265,7 @@ pub struct MemoryFunction {
     pub memory: Memory,
     /// What a token reads.
     pub caching: Caching,
-    /// Element type of its cache; under i8 the contexts stay f32, so that gates do not move.
+    /// Element type of its cache; contexts stay f32, so that a narrower one moves no gate.
     #[serde(default = "Dtype::f32")]
     pub cache_dtype: Dtype,
     /// Whether it says who was read: [`Role::Gates`].
@@ -403,7 +406,7 @@ impl MemoryFunction {
     /// Element type of a cached tensor.
     pub fn dtype(&self, tensor: &MemoryTensor) -> Dtype {
         match self.cache_dtype {
-            Dtype::I8 if tensor.name == "context" => Dtype::F32,
+            _ if tensor.name == "context" => Dtype::F32,
             dtype => dtype,
         }
     }
@@ -577,9 +580,25 @@ impl Contract {
         }
         self.segmentation.check("segmentation")?;
         self.check_lists()?;
+        self.check_size()?;
         self.state.iter().try_for_each(|state| self.check_state(state))?;
         self.cache.iter().try_for_each(|cache| self.check_cache(cache))?;
         self.check_blocks()
+    }
+
+    /// All that a stream remembers fits a machine.
+    fn check_size(&self) -> Result<(), ContractError> {
+        let shapes =
+            self.state.iter().map(|state| &state.shape).chain(self.cache.iter().map(|cache| &cache.shape));
+        let total = shapes.fold(0usize, |total, shape| {
+            let elements = shape.iter().fold(1usize, |product, &size| product.saturating_mul(size));
+            total.saturating_add(elements)
+        });
+        if total > MAX_TOTAL {
+            let expected = format!("at most {MAX_TOTAL} elements");
+            return Err(value("state and cache", format!("{total} elements"), expected));
+        }
+        Ok(())
     }
 
     /// Lists are no longer than a model's, those that speak of channels have one entry a channel or none, and no two
@@ -669,9 +688,14 @@ impl Contract {
         for block in &self.blocks {
             let i = block.block;
             let at = format!("blocks[{i}]");
-            block.memory.memory.check(&at)?;
-            block.memory.caching.check(&at, &block.memory.memory)?;
+            block.memory.memory.check(&format!("{at}.memory"))?;
+            block.memory.caching.check(&format!("{at}.caching"), &block.memory.memory)?;
             self.check_clock(&at, &block.memory.caching)?;
+            let twin = self.blocks.iter().find(|twin| twin.function == block.function);
+            if twin.is_some_and(|twin| twin.memory != block.memory) {
+                let expected = "one meaning for each name";
+                return Err(value(format!("{at}.function"), &block.function, expected));
+            }
             positive(&format!("{at}.num_heads"), block.memory.num_heads)?;
             positive(&format!("{at}.head_size"), block.memory.head_size)?;
             for tensor in block.memory.tensors() {
@@ -679,6 +703,19 @@ impl Contract {
             }
         }
         Ok(())
+    }
+
+    /// When a tensor of a block's function may go back to its start. A linear memory that reads no checkpoint may be one
+    /// whose segments have collapsed into a matrix that is never reset.
+    fn resets(&self, function: &MemoryFunction, tensor: &MemoryTensor) -> &'static [Reset] {
+        match (&function.memory, self.init) {
+            _ if tensor.name == "context" => &[Reset::Segment],
+            (Memory::Attention { .. }, _) | (_, Init::Continue) => &[Reset::Never],
+            (Memory::Linear { .. }, Init::Restart) if !function.is_cached() => {
+                &[Reset::Restart, Reset::Never]
+            }
+            (_, Init::Restart) => &[Reset::Restart],
+        }
     }
 
     /// A block is cut where the stream is, and starts its segments alike.
@@ -701,10 +738,16 @@ impl Contract {
         let (i, function, name) = (block.block, &block.memory, &tensor.name);
         let past = format!("past.{i}.{name}");
         let expected = [&[self.batch, function.num_heads], &tensor.shape[..]].concat();
-        let found = self.state.iter().find(|state| state.past == past).map(|state| &state.shape);
+        let state = self.state.iter().find(|state| state.past == past);
+        let found = state.map(|state| &state.shape);
         if found != tensor.carried.then_some(&expected) {
             let expected = if tensor.carried { format!("{expected:?}") } else { "no such tensor".into() };
             return Err(value(format!("state {past}"), format!("{found:?}"), expected));
+        }
+        let resets = self.resets(function, tensor);
+        if let Some(state) = state.filter(|state| !resets.contains(&state.reset)) {
+            let (found, expected) = (format!("{:?}", state.reset), format!("{:?}", resets[0]));
+            return Err(value(format!("state {past} reset"), found, expected));
         }
         let cached = format!("cache.{i}.{name}");
         let cache = self.cache.iter().find(|cache| cache.name == cached);
@@ -721,6 +764,12 @@ impl Contract {
                 found,
                 format!("{dtype:?} from {from} at slot axis 2"),
             ));
+        }
+        let is_mean = tensor.name == "context" && function.caching.context == Context::Mean;
+        let scale = if is_mean { Scale::Mean } else { Scale::None };
+        if cache.scale != scale {
+            let (found, expected) = (format!("{:?}", cache.scale), format!("{scale:?}"));
+            return Err(value(format!("cache {cached} scale"), found, expected));
         }
         let expected = [&[self.batch, function.num_heads, self.capacity], &tensor.shape[..]].concat();
         if cache.shape != expected {

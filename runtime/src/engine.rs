@@ -98,8 +98,8 @@ impl<B: Backend> Engine<B> {
     /// [`Error::Batch`] when there are not B samples; [`Error::Kind`] when the model takes tokens and a sample has
     /// features, or the other way round; [`Error::Length`] when features are not `[input.size]`; [`Error::Token`] when a
     /// token is outside the vocabulary; [`Error::Diverged`] when a stream's numbers are finite no longer;
-    /// [`Error::Backend`] when the backend fails. In a batch of several the first four say which stream, as an
-    /// [`Error::Stream`]. Whatever it is, no stream has changed, and the call may be repeated.
+    /// [`Error::Backend`] when the backend fails, [`Error::Graph`] when it gives something else than the contract declares.
+    /// In a batch of several what is wrong with a sample says which stream's, as an [`Error::Stream`]. Whatever it is, no stream has changed, and the call may be repeated.
     pub fn push_batch(&mut self, samples: &[Option<Sample<'_>>]) -> Result<&[f32], Error> {
         if samples.len() != self.contract.batch {
             return Err(Error::Batch { found: samples.len(), expected: self.contract.batch });

@@ -6,25 +6,27 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 /// Bytes before the data, enough for any count of rows.
 const HEADER_BYTES: usize = 128;
 
-/// An `.npy` of `[T, size]` f32, whole after each flush.
+/// An `.npy` of `[T, …]` f32, whole after each flush.
 pub struct Npy {
     file: BufWriter<File>,
-    size: usize,
+    /// Of one row.
+    shape: Vec<usize>,
     /// Rows taken.
     rows: u64,
 }
 
 impl Npy {
-    pub fn new(file: File, size: usize) -> io::Result<Self> {
-        let mut npy = Npy { file: BufWriter::new(file), size, rows: 0 };
+    /// An array without rows; those to come are of `shape`, of a few axes.
+    pub fn new(file: File, shape: &[usize]) -> io::Result<Self> {
+        let mut npy = Npy { file: BufWriter::new(file), shape: shape.to_vec(), rows: 0 };
         npy.file.write_all(&npy.header())?;
         Ok(npy)
     }
 
-    /// Takes a row, `[size]`.
-    pub fn step(&mut self, output: &[f32]) -> io::Result<()> {
-        assert_eq!(output.len(), self.size, "numbers in an output");
-        for number in output {
+    /// Takes a row, row-major.
+    pub fn step(&mut self, row: &[f32]) -> io::Result<()> {
+        assert_eq!(row.len(), self.shape.iter().product::<usize>(), "numbers in a row");
+        for number in row {
             self.file.write_all(&number.to_le_bytes())?;
         }
         self.rows += 1;
@@ -41,8 +43,9 @@ impl Npy {
     }
 
     fn header(&self) -> [u8; HEADER_BYTES] {
-        let Npy { rows, size, .. } = self;
-        let dictionary = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {size}), }}");
+        let axes: String = self.shape.iter().map(|size| format!(", {size}")).collect();
+        let shape = format!("({}{axes})", self.rows);
+        let dictionary = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
         let mut header = [b' '; HEADER_BYTES];
         header[..10].copy_from_slice(b"\x93NUMPY\x01\x00\x76\x00");
         header[10..10 + dictionary.len()].copy_from_slice(dictionary.as_bytes());

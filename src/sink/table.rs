@@ -10,6 +10,8 @@ pub struct Table {
     out: BufWriter<Box<dyn Write>>,
     layout: Layout,
     delimiter: char,
+    /// Whether rows begin with their stream.
+    streams: bool,
     /// The channels or labels as JSON strings, `[O]` or empty.
     keys: Vec<String>,
     /// The row in the making.
@@ -20,8 +22,16 @@ pub struct Table {
 
 impl Table {
     /// A CSV, with its header written.
-    pub fn csv(out: BufWriter<Box<dyn Write>>, layout: Layout, delimiter: char) -> io::Result<Self> {
-        let mut table = Table::new(out, layout, delimiter);
+    pub fn csv(
+        out: BufWriter<Box<dyn Write>>,
+        layout: Layout,
+        delimiter: char,
+        streams: bool,
+    ) -> io::Result<Self> {
+        let mut table = Table::new(out, layout, delimiter, streams);
+        if streams {
+            table.cell("stream");
+        }
         for name in table.layout.header() {
             table.text(&name);
         }
@@ -29,11 +39,11 @@ impl Table {
         Ok(table)
     }
 
-    pub fn jsonl(out: BufWriter<Box<dyn Write>>, layout: Layout) -> Self {
-        Table::new(out, layout, ',')
+    pub fn jsonl(out: BufWriter<Box<dyn Write>>, layout: Layout, streams: bool) -> Self {
+        Table::new(out, layout, ',', streams)
     }
 
-    fn new(out: BufWriter<Box<dyn Write>>, layout: Layout, delimiter: char) -> Self {
+    fn new(out: BufWriter<Box<dyn Write>>, layout: Layout, delimiter: char, streams: bool) -> Self {
         let keys = match &layout {
             Layout::Forecast { channels: names, .. } | Layout::Classes { labels: names, .. } => {
                 names.as_slice()
@@ -41,7 +51,7 @@ impl Table {
             Layout::Values { .. } | Layout::Surprise { .. } => &[],
         };
         let keys = keys.iter().map(|name| json(name)).collect();
-        Table { out, layout, delimiter, keys, row: String::new(), shares: Vec::new() }
+        Table { out, layout, delimiter, streams, keys, row: String::new(), shares: Vec::new() }
     }
 
     pub fn flush(&mut self) -> io::Result<()> {
@@ -49,6 +59,9 @@ impl Table {
     }
 
     pub fn csv_row(&mut self, row: &Row) -> io::Result<()> {
+        if self.streams {
+            self.text(row.stream);
+        }
         match self.layout.time() {
             _ if self.layout.is_text() => self.cell(row.index + 1),
             true => self.text(row.time.unwrap_or_default()),
@@ -86,8 +99,11 @@ impl Table {
     }
 
     pub fn json_row(&mut self, row: &Row) -> io::Result<()> {
-        let Table { layout, keys, row: out, shares, .. } = self;
+        let Table { layout, keys, row: out, shares, streams, .. } = self;
         out.push('{');
+        if *streams {
+            push(out, format_args!("\"stream\":{},", json(row.stream)));
+        }
         match row.time {
             _ if layout.is_text() => push(out, format_args!("\"line\":{}", row.index + 1)),
             Some(time) => push(out, format_args!("\"time\":{}", json(time))),

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 
@@ -40,12 +40,12 @@ fn rows_say_what_the_layout_has() {
     let folder = Folder::new("rows");
     let check = |layout: &Layout, file: &str, rows: &[Row], expected: &str| {
         let path = folder.path(file);
-        let mut sink = Sink::open(&path, "-", None, layout.clone(), 2).unwrap();
+        let mut sink = Sink::open(&path, &Options::default(), layout.clone(), 2).unwrap();
         for row in rows {
             sink.step(row.output).unwrap();
             sink.row(row).unwrap();
         }
-        sink.finish().unwrap();
+        sink.flush().unwrap();
         assert_eq!(fs::read_to_string(path).unwrap(), expected, "{file} {layout:?}");
     };
 
@@ -131,7 +131,7 @@ fn an_array_is_whole_after_a_flush_and_after_a_failed_run() {
     let path = folder.path("out.npy");
     let header = |rows: usize| format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, 2), }}");
     let layout = Layout::Values { size: 2, time: false };
-    let mut sink = Sink::open(&path, "-", None, layout, 2).unwrap();
+    let mut sink = Sink::open(&path, &Options::default(), layout, 2).unwrap();
     sink.flush().unwrap();
     assert_eq!(read_npy(&path), (header(0), vec![]));
     sink.step(&[1.0, 2.0]).unwrap();
@@ -145,12 +145,49 @@ fn an_array_is_whole_after_a_flush_and_after_a_failed_run() {
 }
 
 #[test]
+fn rows_of_several_streams_begin_with_their_stream() {
+    let folder = Folder::new("streams");
+    let check = |file: &str, expected: &str| {
+        let path = folder.path(file);
+        let options = Options { streams: true, ..Options::default() };
+        let layout = Layout::Values { size: 1, time: true };
+        let mut sink = Sink::open(&path, &options, layout, 1).unwrap();
+        sink.row(&Row { stream: "pump, \"a\"", output: &[1.5], time: Some("9"), ..Row::default() }).unwrap();
+        sink.row(&Row { stream: "2", output: &[2.5], ..Row::default() }).unwrap();
+        sink.flush().unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), expected);
+    };
+    check("s.csv", "stream,time,y0\n\"pump, \"\"a\"\"\",9,1.5\n2,,2.5\n");
+    check(
+        "s.jsonl",
+        "{\"stream\":\"pump, \\\"a\\\"\",\"time\":\"9\",\"output\":[1.5]}\n{\"stream\":\"2\",\"index\":0,\"output\":[2.5]}\n",
+    );
+    let options = Options { streams: true, ..Options::default() };
+    let path = folder.path("s.npy");
+    let err = Sink::open(&path, &options, Layout::Values { size: 1, time: false }, 1).err().unwrap();
+    assert!(err.is::<Usage>() && err.root_cause().to_string().contains("write .csv or .jsonl"), "{err:#}");
+    assert!(!Path::new(&path).exists());
+}
+
+#[test]
+fn an_array_may_have_more_axes() {
+    let folder = Folder::new("axes");
+    let path = folder.path("gates.npy");
+    let mut sink = Sink::array(&path, &[], &[2, 1, 3]).unwrap();
+    sink.step(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+    sink.flush().unwrap();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 1, 3), }";
+    assert_eq!(read_npy(&path), (header.into(), vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]));
+}
+
+#[test]
 fn an_output_that_cannot_be_says_why_and_spares_what_is_there() {
     let folder = Folder::new("errors");
     let input = folder.path("in.csv");
     let check = |path: &str, format: Option<Format>, expected: &str| {
         let layout = Layout::Values { size: 1, time: false };
-        let err = Sink::open(path, &format!("file://{input}"), format, layout, 1).err().expect(expected);
+        let options = Options { inputs: &["-".into(), format!("file://{input}")], format, streams: false };
+        let err = Sink::open(path, &options, layout, 1).err().expect(expected);
         let name = if path == "-" { "standard output" } else { path };
         assert_eq!(format!("{err:#}"), format!("output {name}: {expected}"));
     };
@@ -184,11 +221,12 @@ impl Write for Gone {
 
 #[test]
 fn a_reader_who_has_gone_is_told_from_a_failure() {
-    let table = Table::jsonl(BufWriter::new(Box::new(Gone)), Layout::Values { size: 1, time: false });
+    let layout = Layout::Values { size: 1, time: false };
+    let table = Table::jsonl(BufWriter::new(Box::new(Gone)), layout.clone(), false);
     let mut sink = Sink { name: "standard output".into(), writer: Writer::Jsonl(table) };
     sink.row(&Row { output: &[1.0], ..Row::default() }).unwrap();
     let err = sink.flush().unwrap_err();
     assert!(is_broken_pipe(&err.context("run")));
-    let missing = Sink::open("no/out.csv", "-", None, Layout::Values { size: 1, time: false }, 1);
+    let missing = Sink::open("no/out.csv", &Options::default(), layout, 1);
     assert!(!is_broken_pipe(&missing.err().expect("no such folder")));
 }

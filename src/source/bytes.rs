@@ -1,5 +1,6 @@
 //! The bytes of a file or of a live stream, and their lines. Nothing here grows with the stream.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
-use std::{mem, thread};
+use std::{iter, mem, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -18,7 +19,7 @@ const CHUNK: usize = 1 << 16;
 /// Pieces of a live stream that wait to be read.
 const CHUNKS: usize = 4;
 /// How soon a wait for a live stream sees that it should stop.
-const POLL: Duration = Duration::from_millis(100);
+pub const POLL: Duration = Duration::from_millis(100);
 
 /// Buffered bytes that know how many were consumed and when the next ones are not there yet.
 pub struct Bytes {
@@ -48,11 +49,43 @@ struct Live {
     chunk: Vec<u8>,
     /// Bytes of `chunk` handed out.
     read: usize,
-    /// What came while asking whether anything had.
-    next: Option<io::Result<Vec<u8>>>,
+    /// What came while asking whether enough had; never more than [`LINE_MAX`] bytes and a chunk.
+    come: VecDeque<io::Result<Vec<u8>>>,
     /// Nothing will come any more.
     ended: bool,
     stop: Arc<AtomicBool>,
+}
+
+/// What a record needs to be whole.
+#[derive(Clone, Copy)]
+pub enum Need {
+    /// So many bytes.
+    Bytes(usize),
+    /// A line.
+    Line,
+    /// A line with anything on it.
+    Text,
+}
+
+impl Need {
+    /// Whether `parts`, one after the other, have it.
+    fn is_met<'a>(self, parts: impl Iterator<Item = &'a [u8]>) -> bool {
+        let mut left = if let Need::Bytes(bytes) = self { bytes } else { 0 };
+        let mut begun = !matches!(self, Need::Text);
+        for part in parts {
+            let part = if begun { part } else { part.trim_ascii_start() };
+            begun |= !part.is_empty();
+            left = left.saturating_sub(part.len());
+            let is_met = match self {
+                Need::Bytes(_) => left == 0,
+                Need::Line | Need::Text => part.contains(&b'\n'),
+            };
+            if is_met {
+                return true;
+            }
+        }
+        false
+    }
 }
 
 impl Bytes {
@@ -121,15 +154,15 @@ impl Bytes {
         Ok(filled)
     }
 
-    /// Whether reading on would wait: neither the bytes at hand are enough nor those that have come since.
-    pub fn would_wait(&mut self, enough: impl Fn(&[u8]) -> bool) -> bool {
-        if enough(self.reader.buffer()) {
+    /// Whether reading on would wait: there is not enough of what has come.
+    pub fn would_wait(&mut self, need: Need) -> bool {
+        if need.is_met(iter::once(self.reader.buffer())) {
             return false;
         }
-        match &mut self.reader.get_mut().from {
-            Origin::File(_) => false,
-            Origin::Live(live) => !live.has_come(enough),
-        }
+        let Origin::Live(live) = &mut self.reader.get_mut().from else { return false };
+        live.take_what_has_come();
+        let Origin::Live(live) = &self.reader.get_ref().from else { return false };
+        !live.is_over() && !need.is_met(iter::once(self.reader.buffer()).chain(live.parts()))
     }
 }
 
@@ -154,6 +187,7 @@ impl Live {
     fn new(mut reader: impl Read + Send + 'static, stop: Arc<AtomicBool>) -> io::Result<Self> {
         let (send, chunks) = mpsc::sync_channel(CHUNKS);
         let (spare, spares) = mpsc::channel::<Vec<u8>>();
+        let waiting = thread::current();
         thread::Builder::new().name("input".into()).spawn(move || {
             loop {
                 let mut chunk = spares.try_recv().unwrap_or_default();
@@ -167,35 +201,44 @@ impl Live {
                     Err(err) => err.kind() != io::ErrorKind::Interrupted,
                 };
                 // Nobody listens any more, or the stream has ended.
-                if send.send(read).is_err() || last {
+                let is_over = send.send(read).is_err() || last;
+                waiting.unpark();
+                if is_over {
                     break;
                 }
             }
         })?;
-        Ok(Live { chunks, spare, chunk: Vec::new(), read: 0, next: None, ended: false, stop })
+        Ok(Live { chunks, spare, chunk: Vec::new(), read: 0, come: VecDeque::new(), ended: false, stop })
     }
 
-    /// Whether enough has come, or the end, or an error.
-    fn has_come(&mut self, enough: impl Fn(&[u8]) -> bool) -> bool {
-        if self.read < self.chunk.len() {
-            return enough(&self.chunk[self.read..]);
-        }
-        if self.next.is_none() && !self.ended {
+    /// Takes from the thread what it has read, as far as a record may need it.
+    fn take_what_has_come(&mut self) {
+        while !self.is_over() && self.parts().map(<[u8]>::len).sum::<usize>() <= LINE_MAX {
             match self.chunks.try_recv() {
-                Ok(next) => self.next = Some(next),
-                Err(TryRecvError::Empty) => return false,
-                Err(TryRecvError::Disconnected) => {}
+                Ok(chunk) => self.come.push_back(chunk),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => self.come.push_back(Ok(Vec::new())),
             }
         }
-        match &self.next {
-            Some(Ok(chunk)) => chunk.is_empty() || enough(chunk),
-            Some(Err(_)) | None => true,
-        }
+    }
+
+    /// Whether no wait brings more: the stream has ended or failed, or has brought more than any record may have.
+    fn is_over(&self) -> bool {
+        let is_last = |chunk: &io::Result<Vec<u8>>| chunk.as_ref().map_or(true, Vec::is_empty);
+        self.ended
+            || self.come.back().is_some_and(is_last)
+            || self.parts().map(<[u8]>::len).sum::<usize>() > LINE_MAX
+    }
+
+    /// What has come and has not been handed out.
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let rest = self.come.iter().flatten().map(Vec::as_slice);
+        iter::once(&self.chunk[self.read..]).chain(rest)
     }
 
     /// The next chunk; none when the stream has ended or should.
     fn wait(&mut self) -> io::Result<Option<Vec<u8>>> {
-        if let Some(next) = self.next.take() {
+        if let Some(next) = self.come.pop_front() {
             return next.map(Some);
         }
         while !self.ended && !self.stop.load(Ordering::Relaxed) {
@@ -299,7 +342,13 @@ impl Lines {
         self.again = true;
     }
 
+    /// Whether [`Lines::advance`] would wait.
     pub fn would_wait(&mut self) -> bool {
-        !self.again && self.bytes.would_wait(|bytes| bytes.contains(&b'\n'))
+        !self.again && self.bytes.would_wait(Need::Line)
+    }
+
+    /// Whether [`Lines::advance_to_text`] would wait.
+    pub fn would_wait_for_text(&mut self) -> bool {
+        !self.again && self.bytes.would_wait(Need::Text)
     }
 }

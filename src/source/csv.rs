@@ -7,7 +7,7 @@ use mcedge_models::contract::Input;
 
 use super::bytes::Lines;
 use super::{
-    Fields, Next, Options, Row, channel_names, check_columns, check_finite, check_token, is_time_name, list,
+    Fields, Options, Read, Row, channel_names, check_columns, check_finite, check_token, is_time_name, list,
     shown,
 };
 
@@ -32,6 +32,8 @@ struct Columns {
     channels: Vec<usize>,
     /// The column of the time; always below the width.
     time: Option<usize>,
+    /// The column of the stream's name; always below the width.
+    stream: Option<usize>,
 }
 
 impl Csv {
@@ -56,13 +58,13 @@ impl Csv {
         Ok(Csv { lines, cells, columns, input: input.clone() })
     }
 
-    pub fn next(&mut self, row: &mut Row) -> Result<Next> {
+    pub fn next(&mut self, row: &mut Row) -> Result<Read> {
         row.clear();
         if !self.lines.advance_to_text()? {
-            return Ok(Next::End);
+            return Ok(Read::End);
         }
         let parsed = self.parse(row).with_context(|| format!("line {}", self.lines.number()));
-        Ok(parsed.map_or_else(Next::Bad, |()| Next::Row))
+        Ok(parsed.map_or_else(Read::Bad, |()| Read::Row))
     }
 
     fn parse(&mut self, row: &mut Row) -> Result<()> {
@@ -71,6 +73,10 @@ impl Csv {
         ensure!(self.cells.len() == width, "has {} columns, expected {width}", self.cells.len());
         if let Some(time) = self.columns.time {
             row.set_time(&self.cells.text(time));
+        }
+        if let Some(stream) = self.columns.stream {
+            let set = row.set_stream(&self.cells.text(stream));
+            set.with_context(|| format!("column `{}`", shown(&self.columns.names[stream])))?;
         }
         for &column in &self.columns.channels {
             let cell = self.cells.get(column);
@@ -89,8 +95,9 @@ impl Columns {
     fn find(first: Vec<String>, header: bool, row: &Cells, input: &Input, options: &Options) -> Result<Self> {
         let names = if header { first } else { (1..=first.len()).map(|n| n.to_string()).collect() };
         let wanted = wanted(header, input, options)?;
-        let mut columns = Columns { names, channels: Vec::new(), time: None };
+        let mut columns = Columns { names, channels: Vec::new(), time: None, stream: None };
         columns.time = options.time_column.as_ref().map(|name| columns.position(name)).transpose()?;
+        columns.stream = options.stream_column.as_ref().map(|name| columns.position(name)).transpose()?;
         if let Some(wanted) = wanted {
             let missing = |_| {
                 let why = "choose columns with --columns";
@@ -111,15 +118,18 @@ impl Columns {
 
     /// The column that looks like a time and is not a channel: by its name, or the first when it holds no number.
     fn guess_time(&self, header: bool, row: &Cells) -> Option<usize> {
-        let named = (0..self.names.len()).find(|&column| header && is_time_name(&self.names[column]));
-        let first = || (row.len() > 1 && is_text(row.get(0))).then_some(0);
-        named.or_else(first).filter(|column| !self.channels.contains(column))
+        let is_free = |column: &usize| !self.channels.contains(column) && self.stream != Some(*column);
+        let is_named = |column: &usize| header && is_time_name(&self.names[*column]) && is_free(column);
+        let first = || (row.len() > 1 && is_text(row.get(0))).then_some(0).filter(is_free);
+        (0..self.names.len()).find(is_named).or_else(first)
     }
 
     /// Every column but the time; of a file with a header, those that hold numbers.
     fn take_all(&mut self, header: bool, row: &Cells, input: &Input) -> Result<()> {
         let is_channel = |&column: &usize| {
-            Some(column) != self.time && !(header && column < row.len() && is_text(row.get(column)))
+            let is_taken = [self.time, self.stream].contains(&Some(column));
+            let holds_text = header && column < row.len() && is_text(row.get(column));
+            !is_taken && !holds_text
         };
         self.channels = (0..self.names.len()).filter(is_channel).collect();
         let size = channels(input);

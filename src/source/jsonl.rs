@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::bytes::Lines;
 use super::{
-    Fields, Next, Options, Row, channel_names, check_columns, check_finite, check_token, is_time_name, list,
+    Fields, Options, Read, Row, channel_names, check_columns, check_finite, check_token, is_time_name, list,
     shown,
 };
 
@@ -28,6 +28,8 @@ struct Keys {
     channels: Vec<String>,
     /// The time, when it was named.
     time: Option<String>,
+    /// The stream's name.
+    stream: Option<String>,
     input: Input,
 }
 
@@ -43,7 +45,8 @@ impl Jsonl {
             check_columns(options.columns.as_deref(), *size)?;
             fields.channels = channel_names(names, options.columns.as_deref(), *size);
         }
-        let keys = Keys { channels, time: options.time_column.clone(), input: input.clone() };
+        let (time, stream) = (options.time_column.clone(), options.stream_column.clone());
+        let keys = Keys { channels, time, stream, input: input.clone() };
         ensure!(lines.advance_to_text()?, "has no rows");
         let first: Option<Map<String, Value>> = serde_json::from_slice(lines.text()).ok();
         fields.time = first.is_some_and(|object| keys.time(&object).is_some());
@@ -51,16 +54,16 @@ impl Jsonl {
         Ok(Jsonl { lines, keys })
     }
 
-    pub fn next(&mut self, row: &mut Row) -> Result<Next> {
+    pub fn next(&mut self, row: &mut Row) -> Result<Read> {
         row.clear();
         if !self.lines.advance_to_text()? {
-            return Ok(Next::End);
+            return Ok(Read::End);
         }
         let parsed = serde_json::from_slice(self.lines.text())
             .context("is not JSON")
             .and_then(|value| self.keys.parse(&value, row))
             .with_context(|| format!("line {}", self.lines.number()));
-        Ok(parsed.map_or_else(Next::Bad, |()| Next::Row))
+        Ok(parsed.map_or_else(Read::Bad, |()| Read::Row))
     }
 }
 
@@ -72,6 +75,11 @@ impl Keys {
                 (None, Some(name)) => bail!("no time in key `{}`", shown(name)),
                 (None, None) => {}
             }
+        }
+        if let Some(name) = &self.stream {
+            let text = value.get(name).and_then(text);
+            let text = text.ok_or_else(|| anyhow!("no name of a stream in key `{}`", shown(name)))?;
+            row.set_stream(&text).with_context(|| format!("key `{}`", shown(name)))?;
         }
         match &self.input {
             Input::Features { size, .. } => self.sample(value, *size, row),
@@ -134,15 +142,11 @@ impl Keys {
         let value = match &self.time {
             Some(name) => object.get(name)?,
             None => {
-                let is_time = |name: &&String| is_time_name(name) && !self.channels.contains(name);
-                object.get(object.keys().find(is_time)?)?
+                let is_taken = |name| self.channels.contains(name) || self.stream.as_ref() == Some(name);
+                object.get(object.keys().find(|name| is_time_name(name) && !is_taken(name))?)?
             }
         };
-        match value {
-            Value::String(time) => Some(time.clone()),
-            Value::Number(time) => Some(time.to_string()),
-            _ => None,
-        }
+        text(value)
     }
 }
 
@@ -152,6 +156,15 @@ impl Row {
             value.as_f64().ok_or_else(|| anyhow!("{} is not a number", shown(&value.to_string())))?;
         self.features.push(check_finite(number as f32)?);
         Ok(())
+    }
+}
+
+/// A time or a name, as it was written.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mcedge_models::contract::Input;
 
-use super::bytes::Bytes;
-use super::{Fields, Next, Options, Row, channel_names, check_finite, check_token};
+use super::bytes::{Bytes, Need};
+use super::{Fields, Options, Read, Row, channel_names, check_finite, check_token};
 
 /// What an `.npy` file begins with.
 pub const MAGIC: &[u8] = b"\x93NUMPY";
@@ -96,22 +96,21 @@ impl Npy {
     }
 
     pub fn would_wait(&mut self) -> bool {
-        let row_bytes = self.row.len();
-        self.read < self.rows && self.bytes.would_wait(|bytes| bytes.len() >= row_bytes)
+        self.read < self.rows && self.bytes.would_wait(Need::Bytes(self.row.len()))
     }
 
-    pub fn next(&mut self, row: &mut Row) -> Result<Next> {
+    pub fn next(&mut self, row: &mut Row) -> Result<Read> {
         row.clear();
         if self.read == self.rows || self.bytes.stopped() {
-            return Ok(Next::End);
+            return Ok(Read::End);
         }
         if self.bytes.fill(&mut self.row)? < self.row.len() {
             ensure!(self.bytes.stopped(), "ends inside row {} of {}", self.read, self.rows);
-            return Ok(Next::End);
+            return Ok(Read::End);
         }
         self.read += 1;
         let parsed = self.parse(row).with_context(|| format!("row {}", self.read - 1));
-        Ok(parsed.map_or_else(Next::Bad, |()| Next::Row))
+        Ok(parsed.map_or_else(Read::Bad, |()| Read::Row))
     }
 
     fn parse(&self, row: &mut Row) -> Result<()> {

@@ -45,6 +45,19 @@ fn skip(options: Options) -> Options {
     Options { on_bad: OnBad::Skip, ..options }
 }
 
+impl Source {
+    /// The next record, whenever it comes; none at the end.
+    fn next(&mut self) -> Result<Option<Record<'_>>> {
+        loop {
+            match self.advance()? {
+                Next::Record => return Ok(Some(self.record())),
+                Next::Wait => std::thread::park_timeout(POLL),
+                Next::End => return Ok(None),
+            }
+        }
+    }
+}
+
 /// Opens contents as a file of that name.
 fn over(path: &str, contents: &[u8], input: &Input, options: &Options) -> Result<Source> {
     let total = Some(contents.len() as u64);
@@ -54,7 +67,7 @@ fn over(path: &str, contents: &[u8], input: &Input, options: &Options) -> Result
 
 fn read_all(source: &mut Source) -> Result<Vec<Kept>> {
     let mut kept = Vec::new();
-    while let Some(record) = source.read()? {
+    while let Some(record) = source.next()? {
         kept.push(keep(&record));
     }
     Ok(kept)
@@ -382,7 +395,7 @@ fn nothing_is_kept_of_an_endless_stream() {
         let options = Options::default();
         let bytes = Bytes::live(Endless(stream, 0), Arc::clone(&options.stop)).unwrap();
         let err = Source::over(path, path, bytes, &input, &options).and_then(|mut source| {
-            while source.read()?.is_some() {}
+            while source.next()?.is_some() {}
             Ok(())
         });
         assert_eq!(
@@ -400,10 +413,10 @@ fn nothing_is_kept_of_an_endless_stream() {
     let bytes = Bytes::live(Endless(b"1,2\n", 0), Arc::clone(&options.stop)).unwrap();
     let mut source = Source::over("x", "x", bytes, &features(&[], 2), &options).unwrap();
     for _ in 0..200_000 {
-        assert!(source.read().unwrap().is_some());
+        assert!(source.next().unwrap().is_some());
     }
     options.stop.store(true, Ordering::Relaxed);
-    assert!(source.read().unwrap().is_none());
+    assert!(source.next().unwrap().is_none());
 }
 
 #[test]
@@ -413,7 +426,7 @@ fn a_line_of_a_stream_is_delivered_as_soon_as_it_is_complete() {
     let bytes = Bytes::live(reader, Arc::clone(&options.stop)).unwrap();
     writer.write_all(b"a,b\n1,2\n3").unwrap();
     let mut source = Source::over("x", "x", bytes, &features(&["a", "b"], 2), &options).unwrap();
-    let next = |source: &mut Source| source.read().unwrap().map(|record| keep(&record).sample);
+    let next = |source: &mut Source| source.next().unwrap().map(|record| keep(&record).sample);
     assert!(!source.would_wait());
     assert_eq!(next(&mut source), Some(vec![1.0, 2.0]));
     assert!(source.would_wait(), "for the rest of a line");
@@ -439,6 +452,76 @@ fn a_line_of_a_stream_is_delivered_as_soon_as_it_is_complete() {
 }
 
 #[test]
+fn what_is_no_record_is_not_taken_for_one_that_has_come() {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let options = skip(Options::default());
+    let bytes = Bytes::live(reader, Arc::clone(&options.stop)).unwrap();
+    writer.write_all(b"a,b\n1,2\n").unwrap();
+    let mut source = Source::over("x", "x", bytes, &features(&["a", "b"], 2), &options).unwrap();
+    let mut comes_to = |text: &str, expected: Next, bad: u64| {
+        writer.write_all(text.as_bytes()).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            std::thread::sleep(Duration::from_millis(2));
+            let next = source.advance().unwrap();
+            if next == expected && source.bad() == bad {
+                break;
+            }
+            assert!(next == Next::Wait && Instant::now() < end, "{text:?}: {next:?}");
+        }
+    };
+    comes_to("", Next::Record, 0);
+    comes_to("nan,2\n\n \n", Next::Wait, 1);
+    comes_to("3,", Next::Wait, 1);
+    comes_to("4\n", Next::Record, 1);
+    // A line in many pieces.
+    for _ in 0..40 {
+        comes_to(&" ".repeat(5000), Next::Wait, 1);
+    }
+    comes_to("5,6", Next::Wait, 1);
+    comes_to("\n", Next::Record, 1);
+}
+
+#[test]
+fn a_column_or_key_names_the_stream() {
+    let named = |name: &str| Options { stream_column: Some(name.into()), ..Options::default() };
+    let check = |path: &str, contents: &str, input: &Input, name: &str, expected: &[&str]| {
+        let mut source = over(path, contents.as_bytes(), input, &named(name)).unwrap();
+        let mut streams = Vec::new();
+        while let Some(record) = source.next().unwrap() {
+            assert_eq!(record.data, Data::Sample(&[1.0, 2.0]), "{contents}");
+            streams.extend(record.stream.map(str::to_owned));
+        }
+        assert_eq!(streams, expected, "{contents}");
+    };
+    let (ab, plain) = (&features(&["a", "b"], 2), &features(&[], 2));
+    for input in [ab, plain] {
+        check("x.csv", "who,a,b\npump,1,2\n\"a, b\",1,2\n", input, "who", &["pump", "a, b"]);
+        check("x.csv", "a,7,b\n1,8,2\n", input, "7", &["8"]);
+        check("x.csv", "1,9,2\n1,10,2\n", input, "2", &["9", "10"]);
+        check("x.csv", "time,a,b,ts\n5,1,2,8\n", input, "time", &["5"]);
+        check(
+            "x.jsonl",
+            "{\"id\":3,\"features\":[1,2]}\n{\"id\":\"x\",\"features\":[1,2]}",
+            input,
+            "id",
+            &["3", "x"],
+        );
+    }
+    let fails = |path: &str, contents: &[u8], expected: &str| {
+        let err = read(path, contents, ab, &named("who")).expect_err(expected);
+        assert!(format!("{err:#}").ends_with(expected), "{err:#}");
+    };
+    fails("x.csv", b"a,b\n1,2\n", "no column `who`");
+    fails("x.csv", b"who,a,b\n,1,2\n", "line 2: column `who`: is empty, expected the name of a stream");
+    fails("x.jsonl", b"[1,2]", "line 1: no name of a stream in key `who`");
+    fails("x.jsonl", b"{\"who\":\"\"}", "line 1: key `who`: is empty, expected the name of a stream");
+    let array = npy("<f4", "(1, 2)", &le(&[1.0, 2.0]));
+    let err = over("x.npy", &array, ab, &named("who")).err().unwrap();
+    assert!(err.is::<Usage>(), "{err:#}");
+}
+
+#[test]
 fn a_stream_that_ends_gives_its_last_line() {
     let check = |path: &str, contents: &'static [u8], input: &Input, expected: usize| {
         let options = Options::default();
@@ -460,8 +543,8 @@ fn an_array_cut_short_on_a_stream_is_an_error() {
     let array = npy("<f4", "(3, 2)", &le(&[1.0, 2.0, 3.0]));
     let bytes = Bytes::live(Cursor::new(array), Arc::clone(&options.stop)).unwrap();
     let mut source = Source::over("-", "-", bytes, &features(&[], 2), &options).unwrap();
-    assert!(source.read().unwrap().is_some());
-    assert_eq!(source.read().unwrap_err().root_cause().to_string(), "ends inside row 1 of 3");
+    assert!(source.next().unwrap().is_some());
+    assert_eq!(source.next().unwrap_err().root_cause().to_string(), "ends inside row 1 of 3");
 }
 
 #[test]
@@ -529,6 +612,7 @@ fn no_bytes_are_a_panic() {
             columns: [None, Some(vec!["a".to_owned()]), Some(vec!["1".into(), "2".into()])][random(3)]
                 .clone(),
             time_column: [None, Some("time".to_owned())][random(2)].clone(),
+            stream_column: [None, None, None, Some("a".to_owned())][random(4)].clone(),
             on_bad: [OnBad::Stop, OnBad::Stop, OnBad::Skip][random(3)],
             ..Options::default()
         };

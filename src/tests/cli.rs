@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
 
+mod models;
+mod streams;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -70,6 +73,16 @@ fn byte_model() -> String {
     folder.to_str().unwrap().to_owned()
 }
 
+/// Runs the program, which is to succeed, and gives what it printed.
+#[track_caller]
+fn succeeds(args: &[&str]) -> String {
+    let output = run(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{args:?}: {stdout}{stderr}");
+    stdout
+}
+
 #[track_caller]
 fn check_fails(args: &[&str], code: i32, message: &str) {
     let output = run(args);
@@ -85,8 +98,9 @@ fn a_model_becomes_a_bundle_that_verifies() {
     let bundle = bundle.to_str().unwrap();
     let exported = run(&["export", TELEMETRY, "-o", bundle, "--capacity", "3"]);
     assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
-    for file in ["step.onnx", "initial_state.safetensors", "golden.safetensors"] {
+    for file in ["step.onnx", "chunk.onnx", "initial_state.safetensors", "golden.safetensors"] {
         assert!(Path::new(bundle).join(file).is_file(), "{file} is missing");
+        assert!(String::from_utf8_lossy(&exported.stdout).contains(file), "{file} is not told");
     }
     let verified = run(&["verify", bundle, "--backend", "tract"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));

@@ -30,6 +30,33 @@ struct Input {
     elements: usize,
 }
 
+/// Streams and tokens of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows {
+    batch: usize,
+    tokens: usize,
+}
+
+impl Rows {
+    /// Elements of a whole tensor, for those of a token, of a stream or of all.
+    fn elements(self, lead: Lead, elements: usize) -> usize {
+        let times = match lead {
+            Lead::Token => self.batch.saturating_mul(self.tokens),
+            Lead::Stream => self.batch,
+            Lead::Whole => 1,
+        };
+        times.saturating_mul(elements)
+    }
+}
+
+/// Streams and tokens, by the shape of a function's first input: the door of what the kernel takes for granted.
+pub(crate) fn rows_of(shape: &[usize]) -> Result<Rows, CallError> {
+    match *shape {
+        [batch, tokens, ..] if batch > 0 && tokens > 0 => Ok(Rows { batch, tokens }),
+        _ => Err(CallError::Rows { found: shape.to_vec() }),
+    }
+}
+
 /// What stands in the way of a call: the graph hands over something that its contract does not declare.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
@@ -39,6 +66,11 @@ pub(crate) enum CallError {
     /// An input of another size.
     #[error("input {index} of a memory function has {found} elements, its contract declares {expected}")]
     Size { index: usize, found: usize, expected: usize },
+    /// A first input without a row a token.
+    #[error(
+        "the first input of a memory function has shape {found:?}, expected [B, T, …] with a token of a stream"
+    )]
+    Rows { found: Vec<usize> },
     /// More live slots than there are.
     #[error("cache.length is {found}, the cache has {capacity} slots")]
     Length { found: usize, capacity: usize },
@@ -65,20 +97,21 @@ impl Call {
         self.inputs.len()
     }
 
-    /// Runs every stream of a batch: `inputs` and `outputs` are whole tensors in the function's order, `[B, …]`.
+    /// Runs every stream of a batch: `inputs` and `outputs` are whole tensors in the function's order, `[B, …]`, the outputs
+    /// of the sizes that the function declares for these rows.
     pub(crate) fn run(
         &mut self,
-        batch: usize,
+        rows: Rows,
         inputs: &[Cells<'_>],
         outputs: &mut [&mut [f32]],
     ) -> Result<(), CallError> {
-        let divides = |elements: usize| batch > 0 && elements.is_multiple_of(batch);
-        let of_streams = self.inputs.iter().zip(inputs).filter(|(input, _)| input.lead != Lead::Whole);
-        let sizes = of_streams.map(|(_, cells)| cells.len()).chain(outputs.iter().map(|output| output.len()));
-        if let Some((index, found)) = sizes.enumerate().find(|(_, elements)| !divides(*elements)) {
-            return Err(CallError::Size { index, found, expected: batch });
+        for (index, (input, cells)) in self.inputs.iter().zip(inputs).enumerate() {
+            let expected = rows.elements(input.lead, input.elements);
+            if cells.len() != expected {
+                return Err(CallError::Size { index, found: cells.len(), expected });
+            }
         }
-        (0..batch).try_for_each(|stream| self.run_stream(stream, batch, inputs, outputs))
+        (0..rows.batch).try_for_each(|stream| self.run_stream(stream, rows.batch, inputs, outputs))
     }
 
     fn run_stream(
@@ -88,25 +121,7 @@ impl Call {
         inputs: &[Cells<'_>],
         outputs: &mut [&mut [f32]],
     ) -> Result<(), CallError> {
-        let mut view = Stream { past: self.tensors.iter().map(|_| &[][..]).collect(), ..Stream::default() };
-        // Rows of the first input, and so tokens, of which there is one at least: the door of what the kernel takes for
-        // granted.
-        let tokens =
-            inputs.first().map_or(0, |rows| rows.len() / batch / self.inputs[0].elements.max(1)).max(1);
-        for (index, (input, cells)) in self.inputs.iter().zip(inputs).enumerate() {
-            let (cells, expected) = match input.lead {
-                Lead::Token => (row(*cells, stream, batch), tokens * input.elements),
-                Lead::Stream => (row(*cells, stream, batch), input.elements),
-                Lead::Whole => (*cells, input.elements),
-            };
-            if cells.len() != expected {
-                return Err(CallError::Size { index, found: cells.len(), expected });
-            }
-            view.take(input.role, cells).map_err(|expected| CallError::Type { index, expected })?;
-        }
-        if view.cache_length > self.capacity {
-            return Err(CallError::Length { found: view.cache_length, capacity: self.capacity });
-        }
+        let view = self.view(stream, batch, inputs)?;
         let (mut y, mut gates, mut loss): (&mut [f32], &mut [f32], &mut [f32]) = Default::default();
         let mut present: Short<&mut [f32]> = Short::new();
         for (role, output) in self.outputs.iter().zip(outputs) {
@@ -139,6 +154,19 @@ impl Call {
             loss,
         });
         Ok(())
+    }
+
+    /// One stream's part of the inputs, whose sizes are right.
+    fn view<'a>(&self, stream: usize, batch: usize, inputs: &[Cells<'a>]) -> Result<Stream<'a>, CallError> {
+        let mut view = Stream { past: self.tensors.iter().map(|_| &[][..]).collect(), ..Stream::default() };
+        for (index, (input, cells)) in self.inputs.iter().zip(inputs).enumerate() {
+            let cells = if input.lead == Lead::Whole { *cells } else { row(*cells, stream, batch) };
+            view.take(input.role, cells).map_err(|expected| CallError::Type { index, expected })?;
+        }
+        if view.cache_length > self.capacity {
+            return Err(CallError::Length { found: view.cache_length, capacity: self.capacity });
+        }
+        Ok(view)
     }
 
     /// The function that it computes.
@@ -259,8 +287,21 @@ mod tests {
         let mut inputs: Vec<Cells<'_>> = floats.iter().map(|cells| Cells::F32(cells)).collect();
         inputs.push(Cells::I64(&length));
         let (mut y, mut m) = (vec![0.0; 6], vec![0.0; 18]);
-        let result = call().run(1, &inputs, &mut [&mut y, &mut m]);
+        let result = call().run(Rows { batch: 1, tokens: 1 }, &inputs, &mut [&mut y, &mut m]);
         result.map_or_else(|error| error.to_string(), |()| "ok".into())
+    }
+
+    #[test]
+    fn a_call_has_a_token_of_a_stream() {
+        for shape in [&[][..], &[1], &[0, 1, 6], &[1, 0, 6]] {
+            assert!(rows_of(shape).unwrap_err().to_string().contains("expected [B, T, …]"));
+        }
+        assert!(rows_of(&[2, 3, 6]).is_ok());
+        // Two tokens by the first input's shape, and elements of one.
+        let x = [0.0; 6];
+        let inputs = [Cells::F32(&x)];
+        let error = call().run(Rows { batch: 1, tokens: 2 }, &inputs, &mut []).unwrap_err();
+        assert!(error.to_string().contains("declares 12"), "{error}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use ort::operator::{
 use ort::session::{Session, SessionInputValue, builder::SessionBuilder};
 use ort::value::{DynTensor, DynValue, TensorElementType, ValueRef, ValueRefMut};
 
-use super::call::{Call, Short};
+use super::call::{Call, Short, rows_of};
 use super::ort_library::OnnxRuntime;
 use super::{Backend, Buffer, Cells, CellsMut, Element};
 use crate::{Error, Model};
@@ -303,6 +303,8 @@ impl Kernel for MemoryKernel {
                 context.input(index)?.ok_or_else(|| ort::Error::new("a memory function lacks an input"))?,
             );
         }
+        let shape: Short<usize> = inputs[0].shape().iter().map(|&size| size as usize).collect();
+        let tokens = rows_of(&shape).map_err(ort::Error::wrap)?;
         let mut outputs: Short<ValueRefMut<'_>> = Short::new();
         for (index, &role) in self.outputs.iter().enumerate() {
             let (lead, tail) = self.call.function().shape(role, self.capacity);
@@ -317,12 +319,11 @@ impl Kernel for MemoryKernel {
             let output = context.output(index, shape.as_slice())?;
             outputs.push(output.ok_or_else(|| ort::Error::new("a memory function lacks an output"))?);
         }
-        let batch = inputs[0].shape().first().map_or(1, |&batch| batch as usize);
         let views: Short<Cells<'_>> = inputs.iter().map(|input| input.cells()).collect();
         let mut rows: Short<&mut [f32]> = Short::new();
         for output in &mut outputs {
             rows.push(output.try_extract_tensor_mut::<f32>()?.1);
         }
-        self.call.run(batch, &views, &mut rows).map_err(ort::Error::wrap)
+        self.call.run(tokens, &views, &mut rows).map_err(ort::Error::wrap)
     }
 }

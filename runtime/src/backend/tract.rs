@@ -11,7 +11,7 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_hir::infer::*;
 use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
-use super::call::{Call, Short};
+use super::call::{Call, Short, rows_of};
 use super::{Backend, Buffer, Cells, CellsMut, Element};
 use crate::{Error, Model};
 
@@ -103,7 +103,10 @@ impl Backend for Tract {
         outputs: &mut [Arc<Tensor>],
     ) -> Result<(), Error> {
         let inputs = inputs.map(|tensor| tensor.clone().into_tvalue()).collect();
-        let values = self.plan.run(inputs).map_err(|error| backend_error(&error))?;
+        // tract's own operations trust their inputs: a token outside of an embedding panics in there.
+        let ran = catch_unwind(AssertUnwindSafe(|| self.plan.run(inputs)));
+        let ran = ran.unwrap_or_else(|panic| Err(format_err!("the graph cannot run: {}", payload(&*panic))));
+        let values = ran.map_err(|error| backend_error(&error))?;
         for (output, value) in outputs.iter_mut().zip(values) {
             *output = value.into_arc_tensor();
         }
@@ -290,20 +293,20 @@ impl std::fmt::Debug for MemoryState {
 impl OpState for MemoryState {
     fn eval(&mut self, _: &EvalContext, _: &dyn Op, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         ensure!(inputs.len() == self.call.arity(), "a memory function takes {} inputs", self.call.arity());
+        rows_of(inputs[0].shape())?;
         let mut outputs: TVec<Tensor> = TVec::new();
         for &role in &self.outputs {
             let shape = shape(self.call.function(), role, self.capacity, inputs[0].shape());
             // SAFETY: the kernel writes every element of every output.
             outputs.push(unsafe { Tensor::uninitialized::<f32>(&shape)? });
         }
-        let batch = inputs[0].shape().first().copied().unwrap_or(1);
         let views: Short<Cells<'_>> = inputs.iter().map(|input| cells(input)).collect();
         let mut rows: Short<&mut [f32]> = Short::new();
         for output in &mut outputs {
             // SAFETY: the tensor was made as f32 above.
             rows.push(unsafe { output.as_slice_mut_unchecked::<f32>() });
         }
-        self.call.run(batch, &views, &mut rows)?;
+        self.call.run(rows_of(inputs[0].shape())?, &views, &mut rows)?;
         drop((views, rows));
         Ok(outputs.into_iter().map(IntoTValue::into_tvalue).collect())
     }

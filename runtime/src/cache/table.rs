@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::backend::CellsMut;
 
@@ -48,7 +49,7 @@ impl Table<'_> {
         match &mut self.cells {
             CellsMut::F32(cells) => cells[range].copy_from_slice(values),
             CellsMut::F16(cells) => {
-                cells[range].iter_mut().zip(values).for_each(|(cell, &value)| *cell = to_f16(value));
+                narrow(&mut cells[range], values);
             }
             CellsMut::I8(cells) => {
                 self.steps[row * self.capacity + slot] = quantise(&mut cells[range], values);
@@ -77,9 +78,14 @@ pub(super) fn add(sum: &mut [f32], values: &[f32], factor: f32) {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * value);
 }
 
-/// The nearest f16; past its range the largest, for an infinity would poison every read.
-fn to_f16(value: f32) -> f16 {
-    f16::from_f32(value.clamp(-f16::MAX.to_f32(), f16::MAX.to_f32()))
+/// The nearest f16 of finite `values`; past its range the largest, for an infinity would poison every read.
+fn narrow(cells: &mut [f16], values: &[f32]) {
+    const MAGNITUDE: u16 = 0x7fff;
+    cells.convert_from_f32_slice(values);
+    for cell in cells {
+        let (sign, magnitude) = (cell.to_bits() & !MAGNITUDE, cell.to_bits() & MAGNITUDE);
+        *cell = f16::from_bits(sign | magnitude.min(f16::MAX.to_bits()));
+    }
 }
 
 /// The nearest multiples of a step that takes the largest of finite `values` to ±127; the step.
@@ -122,8 +128,8 @@ mod tests {
 
     #[test]
     fn f16_keeps_to_its_range() {
-        assert_eq!(to_f16(1e30), f16::MAX);
-        assert_eq!(to_f16(-1e30), f16::MIN);
-        assert_eq!(to_f16(0.5), f16::from_f32(0.5));
+        let mut cells = [f16::ZERO; 4];
+        narrow(&mut cells, &[1e30, -1e30, 0.5, -65504.0]);
+        assert_eq!(cells, [f16::MAX, f16::MIN, f16::from_f32(0.5), f16::MIN]);
     }
 }

@@ -30,12 +30,37 @@ impl<B: Backend> Engine<B> {
     /// as [`Engine::push_batch`]: tokens before the one at fault have been committed and their outputs are in `output`,
     /// those from it on have not. A backend that fails does so for all tokens of a run.
     pub fn catch_up(&mut self, backlog: Backlog<'_>, output: &mut Vec<f32>) -> Result<(), Error> {
-        let batch = self.contract.batch;
+        (0..self.contract.batch).for_each(|stream| self.streams.set_active(stream, true));
+        self.catch_up_active(backlog, output)
+    }
+
+    /// As [`Engine::catch_up`], for the streams that `who`, `[B]`, says. Another stays exactly as it was: its part of the
+    /// backlog is not looked at, and its rows of the output mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::catch_up`]; [`Error::Batch`] when `who` is not `[B]`.
+    pub fn catch_up_some(
+        &mut self,
+        who: &[bool],
+        backlog: Backlog<'_>,
+        output: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        if who.len() != self.contract.batch {
+            return Err(Error::Batch { found: who.len(), expected: self.contract.batch });
+        }
+        who.iter().enumerate().for_each(|(stream, &is_active)| self.streams.set_active(stream, is_active));
+        if !who.contains(&true) {
+            return Ok(());
+        }
+        self.catch_up_active(backlog, output)
+    }
+
+    fn catch_up_active(&mut self, backlog: Backlog<'_>, output: &mut Vec<f32>) -> Result<(), Error> {
         let tokens = self.backlog_tokens(backlog)?;
         let fault = (0..tokens).find_map(|token| Some((token, self.fault(backlog, token)?)));
         let sound = fault.as_ref().map_or(tokens, |(token, _)| *token);
-        output.reserve(sound * batch * self.contract.output.size);
-        (0..batch).for_each(|stream| self.streams.set_active(stream, true));
+        output.reserve(sound * self.contract.batch * self.contract.output.size);
         let mut done = 0;
         while done < sound {
             done += self.run_piece(backlog, done, sound - done, output)?;
@@ -58,15 +83,16 @@ impl<B: Backend> Engine<B> {
         Ok(found / multiple)
     }
 
-    /// What is wrong with token `token` of any stream's backlog.
+    /// What is wrong with token `token` of any active stream's backlog.
     fn fault(&self, backlog: Backlog<'_>, token: usize) -> Option<Error> {
         let Backlog::Tokens(tokens) = backlog else { return None };
         let count = tokens.len() / self.contract.batch;
         (0..self.contract.batch)
+            .filter(|&stream| self.streams.active()[stream])
             .find_map(|stream| self.check(stream, Sample::Token(tokens[stream * count + token])).err())
     }
 
-    /// Commits the next tokens of every stream, from `start` on, 1 to `most` of them; how many.
+    /// Commits the next tokens of every active stream, from `start` on, 1 to `most` of them; how many.
     fn run_piece(
         &mut self,
         backlog: Backlog<'_>,
@@ -78,7 +104,7 @@ impl<B: Backend> Engine<B> {
         let mut tokens = most.min(self.contract.chunk).min(self.streams.room());
         while let Some(chunk) = self.chunk.as_mut().filter(|_| tokens > 1) {
             chunk.fit(&self.contract, tokens)?;
-            chunk.feed_backlog(backlog, start, batch);
+            chunk.feed_backlog(backlog, start, self.streams.active());
             chunk.run(&self.streams)?;
             if chunk.outputs.not_finite(self.streams.active()).is_some() {
                 // Steps find the token, if it is one of this piece at all: it may be past a segment's end.
@@ -98,9 +124,9 @@ impl<B: Backend> Engine<B> {
         Ok(1)
     }
 
-    /// Runs one token of every stream through the step graph.
+    /// Runs one token of every active stream through the step graph.
     fn step_at(&mut self, backlog: Backlog<'_>, token: usize, output: &mut Vec<f32>) -> Result<(), Error> {
-        self.step.feed_backlog(backlog, token, self.contract.batch);
+        self.step.feed_backlog(backlog, token, self.streams.active());
         self.run_step()?;
         append(&self.step, 1, self.contract.batch, output);
         Ok(())

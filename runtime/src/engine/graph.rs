@@ -38,6 +38,10 @@ impl<B: Backend> Graph<B> {
     /// A graph that takes and gives what `contract` says, and the gates of the blocks `gated`; for one token.
     pub(super) fn new(backend: B, contract: &Contract, gated: &[usize]) -> Result<Self, Error> {
         let feeds = backend.inputs().iter().map(|name| feed(contract, name)).collect::<Result<_, _>>()?;
+        let names = contract.cache.iter().flat_map(|cache| std::iter::once(&cache.name).chain(&cache.steps));
+        if let Some(name) = names.into_iter().find(|name| !backend.inputs().contains(name)) {
+            return Err(Error::Graph { found: "no such input".into(), expected: format!("input `{name}`") });
+        }
         let outputs = Outputs::new(&backend, contract, gated)?;
         let input = input_tensor(&backend, contract, 1)?;
         Ok(Self { backend, feeds, input, tokens: 1, outputs })
@@ -68,15 +72,17 @@ impl<B: Backend> Graph<B> {
         }
     }
 
-    /// Writes the tokens from `start` on of every stream's backlog, as many as a run takes. The backlog has been
-    /// checked.
-    pub(super) fn feed_backlog(&mut self, backlog: Backlog<'_>, start: usize, batch: usize) {
+    /// Writes the tokens from `start` on of every active stream's backlog, as many as a run takes; zeros for the others,
+    /// whose backlog has not been checked. `active` is `[B]`.
+    pub(super) fn feed_backlog(&mut self, backlog: Backlog<'_>, start: usize, active: &[bool]) {
         let tokens = self.tokens;
         match (self.input.cells_mut(), backlog) {
             (CellsMut::F32(cells), Backlog::Features(features)) => {
-                copy_rows(cells, features, start, tokens, batch);
+                copy_rows(cells, features, start, tokens, active);
             }
-            (CellsMut::I64(cells), Backlog::Tokens(values)) => copy_rows(cells, values, start, tokens, batch),
+            (CellsMut::I64(cells), Backlog::Tokens(values)) => {
+                copy_rows(cells, values, start, tokens, active)
+            }
             _ => unreachable!("the backlog has been checked"),
         }
     }
@@ -100,12 +106,18 @@ impl<B: Backend> Graph<B> {
     }
 }
 
-/// Copies `tokens` tokens from `start` on of every stream: `to` is `[B, tokens, …]`, `from` `[B, more tokens, …]`.
-fn copy_rows<T: Copy>(to: &mut [T], from: &[T], start: usize, tokens: usize, batch: usize) {
+/// Copies `tokens` tokens from `start` on of every active stream: `to` is `[B, tokens, …]`, `from` `[B, more tokens, …]`.
+fn copy_rows<T: Copy + Default>(to: &mut [T], from: &[T], start: usize, tokens: usize, active: &[bool]) {
+    let batch = active.len();
     let size = to.len() / batch / tokens;
-    for stream in 0..batch {
-        let from = super::part(from, stream, batch);
-        part_mut(to, stream, batch).copy_from_slice(&from[start * size..(start + tokens) * size]);
+    for (stream, &is_active) in active.iter().enumerate() {
+        let to = part_mut(to, stream, batch);
+        if is_active {
+            let from = super::part(from, stream, batch);
+            to.copy_from_slice(&from[start * size..(start + tokens) * size]);
+        } else {
+            to.fill(T::default());
+        }
     }
 }
 

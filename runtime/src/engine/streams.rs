@@ -95,16 +95,20 @@ impl<T: Buffer> Streams<T> {
         self.gates.iter().map(|gates| gates.block).collect()
     }
 
-    /// The most tokens, 1 at least, that all streams may take before any of their segments ends for certain, that token
-    /// included.
+    /// The most tokens, 1 at least, that all active streams may take before any of their segments ends for certain, that
+    /// token included.
     pub(super) fn room(&self) -> usize {
-        self.clocks.iter().map(Clock::room).min().unwrap_or(1)
+        self.active_clocks().map(|(_, clock)| clock.room()).min().unwrap_or(1)
     }
 
-    /// The first of a run's `tokens` tokens with which any stream's segment ends, `0..tokens`.
+    /// The first of a run's `tokens` tokens with which any active stream's segment ends, `0..tokens`.
     pub(super) fn first_end(&self, outputs: &Outputs<T>, tokens: usize) -> Option<usize> {
-        let clocks = self.clocks.iter().enumerate();
-        clocks.filter_map(|(stream, clock)| clock.first_end(tokens, outputs.losses(stream))).min()
+        let ends = |(stream, clock): (usize, &Clock)| clock.first_end(tokens, outputs.losses(stream));
+        self.active_clocks().filter_map(ends).min()
+    }
+
+    fn active_clocks(&self) -> impl Iterator<Item = (usize, &Clock)> {
+        self.clocks.iter().enumerate().filter(|(stream, _)| self.active[*stream])
     }
 
     /// Makes a run of `tokens` tokens part of the active streams, whose segments end with no token of it but the last.

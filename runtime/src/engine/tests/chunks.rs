@@ -155,6 +155,39 @@ fn a_backlog_stops_at_a_token_outside_the_vocabulary() {
 }
 
 #[test]
+fn some_streams_catch_up_and_the_others_stay() {
+    for (seed, one) in (0..).zip(setups()) {
+        let setup = Setup { batch: 3, chunk: 7, gates: false, ..one };
+        let ((mut steps, _), (mut chunks, _, _)) = (setup.engine(), setup.chunked());
+        for who in [[true, false, true], [false, true, false], [true; 3], [false; 3], [true, true, false]] {
+            // What a stream that stays is given is not looked at.
+            let xs: Vec<Vec<f32>> =
+                (0..3).map(|b| if who[b] { xs(seed + b as u32, 9) } else { vec![f32::NAN; 9] }).collect();
+            let mut found = Vec::new();
+            chunks.catch_up_some(&who, Backlog::Features(&backlog(&xs)), &mut found).unwrap();
+            for token in 0..9 {
+                let features: Vec<_> = xs.iter().map(|xs| [xs[token], 0.0]).collect();
+                let samples: Vec<_> =
+                    (0..3).map(|b| who[b].then_some(Sample::Features(&features[b]))).collect();
+                let expected = steps.push_batch(&samples).unwrap();
+                for b in (0..3).filter(|&b| who[b]) {
+                    assert_eq!(
+                        part(&found[token * 3 * O..][..3 * O], b, 3),
+                        part(expected, b, 3),
+                        "{setup:?}"
+                    );
+                }
+            }
+            (0..3).for_each(|b| assert_eq!(chunks.tokens_of(b), steps.tokens_of(b)));
+        }
+        assert_eq!(chunks.cache().tensors(), steps.cache().tensors());
+    }
+    let mut engine = Setup { batch: 2, ..Setup::default() }.engine().0;
+    let wrong = engine.catch_up_some(&[true], Backlog::Features(&[]), &mut Vec::new());
+    assert!(matches!(wrong, Err(Error::Batch { found: 1, expected: 2 })));
+}
+
+#[test]
 fn a_chunk_that_diverges_past_a_segments_end_is_none_of_the_streams() {
     let setup = Setup { chunk: 16, segmentation: surprise(), init: "restart", ..Setup::default() };
     let ((mut steps, _), (mut chunks, _, many)) = (setup.engine(), setup.chunked());

@@ -1,0 +1,141 @@
+//! Runs a backlog: live tokens one by one, many that wait at once.
+
+use std::time::Instant;
+
+use anyhow::{Error, Result};
+use mcedge_models::contract::Contract;
+use mcedge_runtime as runtime;
+
+use super::backlog::{Backlog, Buffer};
+use super::gates::Gates;
+use crate::pace::Pace;
+use crate::sink::Sink;
+use crate::stream::Stream;
+
+/// The most numbers of one piece of a backlog, in and out.
+const MOST_NUMBERS: usize = 1 << 20;
+
+/// An engine, and what it has done.
+pub struct Runner {
+    stream: Stream,
+    pace: Pace,
+    /// The most tokens of each stream in one piece; 1 when each is stepped.
+    most: usize,
+    /// The streams that the piece at hand is for, `[B]`.
+    who: Vec<bool>,
+    piece: Buffer,
+    /// `[T, B, O]` of the piece at hand.
+    outputs: Vec<f32>,
+}
+
+/// Where results go.
+pub struct Outputs {
+    pub sink: Sink,
+    pub gates: Option<Gates>,
+}
+
+impl Outputs {
+    /// Hands on all that was taken: as [`Sink::flush`].
+    pub fn flush(&mut self) -> Result<()> {
+        self.gates.as_mut().map_or(Ok(()), Gates::flush)?;
+        self.sink.flush()
+    }
+
+    /// Ends the outputs: everything is in its place or the run has failed.
+    pub fn finish(mut self) -> Result<()> {
+        self.flush()
+    }
+}
+
+impl Runner {
+    /// Streams at their start, which catch up many tokens at once if they may.
+    pub fn new(stream: Stream, catches_up: bool) -> Self {
+        let contract = stream.contract();
+        let numbers = contract.batch * super::width(contract).max(contract.output.size);
+        let most = if catches_up { (MOST_NUMBERS / numbers).max(1) } else { 1 };
+        let who = vec![false; contract.batch];
+        Runner { stream, pace: Pace::new(), most, who, piece: Buffer::default(), outputs: Vec::new() }
+    }
+
+    /// Runs all that waits, and writes what came of it.
+    ///
+    /// # Errors
+    ///
+    /// The engine fails: what came before is written. The output fails.
+    pub fn run(&mut self, backlog: &mut Backlog, names: &[String], outputs: &mut Outputs) -> Result<()> {
+        let ran = self.run_all(backlog, names, outputs);
+        backlog.write(names, &mut outputs.sink)?;
+        ran
+    }
+
+    fn run_all(&mut self, backlog: &mut Backlog, names: &[String], outputs: &mut Outputs) -> Result<()> {
+        loop {
+            let tokens = backlog.left(&mut self.who).min(self.most);
+            self.outputs.clear();
+            let ran = match tokens {
+                0 => return Ok(()),
+                1 => self.step(backlog),
+                _ => self.catch_up(backlog, tokens),
+            };
+            self.hand_out(backlog, outputs)?;
+            ran.map_err(|error| named(error, names))?;
+        }
+    }
+
+    /// Runs the next token of every stream that has one.
+    fn step(&mut self, backlog: &Backlog) -> Result<(), runtime::Error> {
+        let samples = backlog.next();
+        let start = Instant::now();
+        let output = self.stream.push_batch(&samples)?;
+        self.pace.step(start.elapsed());
+        self.outputs.extend_from_slice(output);
+        Ok(())
+    }
+
+    /// Runs the next tokens of every stream that has any, as many for each.
+    fn catch_up(&mut self, backlog: &Backlog, tokens: usize) -> Result<(), runtime::Error> {
+        let piece = backlog.piece(&self.who, tokens, &mut self.piece);
+        let start = Instant::now();
+        let ran = self.stream.catch_up_some(&self.who, piece, &mut self.outputs);
+        let time = start.elapsed();
+        let streams = self.who.iter().filter(|&&is_there| is_there).count();
+        let Contract { batch, ref output, .. } = *self.stream.contract();
+        self.pace.catch_up((self.outputs.len() / batch / output.size * streams) as u64, time);
+        ran
+    }
+
+    /// Gives the outputs of the last piece to those who wait for them.
+    fn hand_out(&mut self, backlog: &mut Backlog, outputs: &mut Outputs) -> Result<()> {
+        let Contract { batch, ref output, .. } = *self.stream.contract();
+        for (row, output) in self.outputs.chunks_exact(output.size).enumerate() {
+            if self.who[row % batch] {
+                backlog.take(row % batch, output);
+                outputs.sink.step(output)?;
+            }
+        }
+        match &mut outputs.gates {
+            Some(gates) if !self.outputs.is_empty() => gates.step(&self.stream),
+            _ => Ok(()),
+        }
+    }
+
+    /// One line on what was done.
+    pub fn summary(&self) -> String {
+        let (tokens, live, pushed) = self.stream.position();
+        format!("{tokens} tokens, {pushed} checkpoints made, {live} live; {}", self.pace)
+    }
+}
+
+/// An error of the engine, with the name of the stream that it is about.
+fn named(error: runtime::Error, names: &[String]) -> Error {
+    let stream = match error {
+        runtime::Error::Stream { stream, .. } | runtime::Error::Diverged { stream: Some(stream), .. } => {
+            names.get(stream)
+        }
+        _ => None,
+    };
+    match stream {
+        Some(name) => Error::new(error).context(format!("stream `{name}`")),
+        None => error.into(),
+    }
+}

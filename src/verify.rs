@@ -129,7 +129,7 @@ fn run_plan(
 }
 
 /// The golden run is computed in f64. What a cache rounds to f16 is off by 2⁻¹¹ of its value; what it rounds to i8 by
-/// 1/254 of the largest value of a head's checkpoint; and a read adds up many. The models that ship come to 5.8e-3 with
+/// 1/254 of the largest value of a head's checkpoint; and a read adds up many. The models that ship come to 1.4e-3 with
 /// f16 and 8.3e-2 with i8.
 fn tolerance(contract: &Contract) -> f64 {
     let has = |dtype| contract.cache.iter().any(|cache| cache.dtype == dtype);

@@ -1,12 +1,11 @@
 //! The directory that `mcedge export` writes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::{fs, io, process};
+use std::path::Path;
 
 use mcedge_models::contract::{Contract, Dtype, StateTensor};
 use mcedge_models::spec::{Aggregation, Block, Init, Memory, Segmentation, Sign, Spec};
-use mcedge_models::{Tensor, Weights, write_safetensors};
+use mcedge_models::{ReplaceError, Tensor, Weights, replace_directory, write_safetensors};
 
 use crate::error::{Error, Warning};
 use crate::golden::golden;
@@ -102,79 +101,23 @@ fn initial<'w>(weights: &'w Weights, state: &StateTensor) -> Option<&'w Tensor> 
 }
 
 impl Bundle {
-    /// Writes the bundle as a directory, in the place of an older one if there is one. Nobody sees half a bundle: the
-    /// files are written beside `path` and take its name together.
+    /// Writes the bundle as a directory, in the place of an older one if there is one, as [`replace_directory`] does.
     ///
     /// # Errors
     ///
     /// [`Error::NotABundle`] when `path` holds anything but a bundle; [`Error::Io`] when something cannot be
     /// written. Then what was at `path` is still there.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let target = resolve(path)?;
-        let exists = check_replaceable(&target)?;
-        let (fresh, old) = (beside(&target, "new"), beside(&target, "old"));
-        let written = self.write_files(&fresh).and_then(|()| {
-            if exists {
-                fs::rename(&target, &old).map_err(io_error(&target))?;
-            }
-            fs::rename(&fresh, &target).map_err(|source| {
-                // Whatever the reason, the older bundle goes back; a second failure has nothing to add.
-                let _ = fs::rename(&old, &target);
-                Error::Io { path: target.clone(), source }
-            })
-        });
-        if written.is_err() {
-            let _ = fs::remove_dir_all(&fresh);
-        } else if exists {
-            fs::remove_dir_all(&old).map_err(io_error(&old))?;
-        }
-        written
-    }
-
-    fn write_files(&self, directory: &Path) -> Result<(), Error> {
-        fs::create_dir_all(directory).map_err(io_error(directory))?;
         let files = [(STEP, &self.step), (INITIAL_STATE, &self.initial_state), (GOLDEN, &self.golden)];
-        let chunk = self.chunk.iter().map(|chunk| (CHUNK, chunk));
-        files.into_iter().chain(chunk).try_for_each(|(name, bytes)| {
-            let file = directory.join(name);
-            fs::write(&file, bytes).map_err(io_error(&file))
-        })
+        let files = files.into_iter().chain(self.chunk.iter().map(|chunk| (CHUNK, chunk)));
+        let files: Vec<(&str, &[u8])> = files.map(|(name, bytes)| (name, bytes.as_slice())).collect();
+        replace_directory(path, &FILES, &files).map_err(not_written)
     }
 }
 
-/// The directory itself where `path` is a link to it, or `.`; `path` where there is nothing yet.
-fn resolve(path: &Path) -> Result<PathBuf, Error> {
-    match fs::canonicalize(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
-        resolved => resolved.map_err(io_error(path)),
+fn not_written(error: ReplaceError) -> Error {
+    match error {
+        ReplaceError::Foreign { path, found } => Error::NotABundle { path, found },
+        ReplaceError::Io { path, error } => Error::Io { path, source: error },
     }
-}
-
-/// Whether something is at `path`, which may be replaced.
-fn check_replaceable(path: &Path) -> Result<bool, Error> {
-    let entries = match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        entries => entries.map_err(io_error(path))?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(io_error(path))?;
-        let name = entry.file_name();
-        let is_file = entry.file_type().map_err(io_error(path))?.is_file();
-        if !is_file || FILES.iter().all(|file| name != *file) {
-            let found = name.to_string_lossy().into_owned();
-            return Err(Error::NotABundle { path: path.to_owned(), found });
-        }
-    }
-    Ok(true)
-}
-
-/// A hidden name in the same directory as `path`, so that a rename between them stays on one file system.
-fn beside(path: &Path, role: &str) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{role}-{}", process::id()))
-}
-
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Io { path, source }
 }

@@ -173,7 +173,7 @@ fn each_fault_of_the_payload_has_its_own_message() {
     check("softmax_temperature", Item::None, "softmax_temperature` is None, expected a number");
     check("state_init_mode", Item::None, "state_init_mode` is None, expected a string");
     let heads = changed(|checkpoint| checkpoint.set("num_heads", Item::Int(3)));
-    let expected = "the checkpoint's `model_spec` makes no model: config.json: `blocks[0].num_heads` is 3, expected a divisor of d_model, 4";
+    let expected = "the checkpoint's `model_spec` makes no model: `blocks[0].num_heads` is 3, expected a divisor of d_model, 4";
     assert_eq!(heads, expected);
     let huge = changed(|checkpoint| checkpoint.set("vocab_size", Item::Int(i32::MAX)));
     assert!(huge.contains("`input.vocab_size` is 2147483647, expected 1 to"), "{huge}");

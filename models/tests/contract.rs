@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
 
+use std::error::Error;
+
 use mcedge_models::contract::{Contract, ContractError};
 use serde_json::{Value, json};
 
@@ -35,6 +37,13 @@ fn each_fault_has_its_own_message() {
     (wide["batch"], wide["state"], wide["cache"]) = (json!(1024), json!([]), json!([]));
     let error = Contract::parse(&wide.to_string()).unwrap_err().to_string();
     assert_eq!(error, "the contract's `shape of input` is [1024, 1048576], expected 1 to 536870912 elements");
+    // What stands in the words of `config.json` came from no such file.
+    let mut endless = contract();
+    endless["segmentation"]["size"] = json!(0);
+    let error = Contract::parse(&endless.to_string()).unwrap_err();
+    assert_eq!(error.to_string(), "the contract has a memory or segments that cannot be");
+    let cause = error.source().unwrap().to_string();
+    assert_eq!(cause, "`segmentation.size` is 0, expected 1 to 1048576");
     let mut infinite = contract();
     infinite["output"]["std"] = json!([1, 1e39]);
     let error = Contract::parse(&infinite.to_string()).unwrap_err();

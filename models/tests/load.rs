@@ -10,9 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{caching, config, mutate, random_weights, spec};
-use make::Checkpoint;
-use mcedge_models::Model;
-use mcedge_models::spec::{Input, Spec};
+use make::{Checkpoint, Item};
+use mcedge_models::spec::{Aggregation, Input, Spec};
+use mcedge_models::{Model, Settings, Tensor, write_safetensors};
 use serde_json::json;
 
 /// An empty directory of that name.
@@ -98,10 +98,34 @@ fn a_fault_in_a_file_names_the_file() {
     let text = fs::read_to_string(&unknown).unwrap().replace("\"d_model\"", "\"dmodel\"");
     fs::write(&unknown, text).unwrap();
     let found = message(unknown.parent().unwrap(), &unknown);
-    assert!(
-        found.starts_with("config.json: at `dmodel`: unknown field `dmodel`, expected one of"),
-        "{found}"
-    );
+    assert!(found.starts_with("at `dmodel`: unknown field `dmodel`, expected one of"), "{found}");
+}
+
+#[test]
+fn a_spec_that_cannot_be_is_blamed_on_the_file_it_came_from() {
+    let good = model("no-heads").join("config.json");
+    let text = fs::read_to_string(&good).unwrap().replace("\"num_heads\":2", "\"num_heads\":3");
+    fs::write(&good, text).unwrap();
+    let fault = "`blocks[0].num_heads` is 3, expected a divisor of d_model, 8";
+    assert_eq!(message(good.parent().unwrap(), &good), fault);
+    let pt = folder("no-heads-pt").join("model.pt");
+    let mut checkpoint = Checkpoint::new("linear", "grm");
+    checkpoint.set("num_heads", Item::Int(3));
+    fs::write(&pt, checkpoint.bytes()).unwrap();
+    let fault = "the checkpoint's `model_spec` makes no model: `blocks[0].num_heads` is 3, expected a divisor of d_model, 4";
+    assert_eq!(message(&pt, &pt), fault);
+    // A GRU of more layers than a model has blocks.
+    let tensors = (0..257).flat_map(|layer| {
+        let zeros = Tensor { shape: vec![3, 1], data: vec![0.0; 3] };
+        ["ih", "hh"].map(|gate| (format!("weight_{gate}_l{layer}"), zeros.clone()))
+    });
+    let file = folder("many-layers").join("gru.safetensors");
+    fs::write(&file, write_safetensors(&tensors.collect()).unwrap()).unwrap();
+    let mut settings = Settings::new("test");
+    settings.aggregation = Some(Aggregation::None);
+    let fault = "the tensors and the settings make no model: `blocks` is 257, expected 1 to 256 blocks";
+    let found = Model::convert(&file, &settings).unwrap_err().to_string();
+    assert_eq!(found, format!("{}: {fault}", file.display()));
 }
 
 #[test]
@@ -110,7 +134,7 @@ fn impossible_configs_have_their_own_messages() {
         let mut config = config(json!({"kind": "linear"}), caching("grm"));
         *config.pointer_mut(pointer).unwrap() = value;
         let error = Spec::parse(config.to_string().as_bytes()).unwrap_err().to_string();
-        assert_eq!(error, format!("config.json: {expected}"));
+        assert_eq!(error, expected);
     };
     check("/d_model", json!(0), "`d_model` is 0, expected 1 to 1048576");
     check("/d_model", json!(1u64 << 40), "`d_model` is 1099511627776, expected 1 to 1048576");
@@ -124,9 +148,61 @@ fn impossible_configs_have_their_own_messages() {
     gru["query"] = json!("q");
     let config = config(json!({"kind": "gru"}), gru);
     let error = Spec::parse(config.to_string().as_bytes()).unwrap_err().to_string();
-    let expected =
-        "config.json: `blocks[0].caching.query` is q, expected u: a memory of kind gru has no projection q";
+    let expected = "`blocks[0].caching.query` is q, expected u: a memory of kind gru has no projection q";
     assert_eq!(error, expected);
+}
+
+#[test]
+fn every_channel_has_a_name_of_its_own() {
+    let parse = |names: &[&str]| {
+        let mut config = config(json!({"kind": "linear"}), caching("grm"));
+        (config["input"]["size"], config["input"]["names"]) = (json!(3), json!(names));
+        config["input"].as_object_mut().unwrap().retain(|key, _| ["kind", "size", "names"].contains(&&**key));
+        Spec::parse(config.to_string().as_bytes()).map_err(|error| error.to_string())
+    };
+    parse(&["x", "y", "X"]).unwrap();
+    parse(&[]).unwrap();
+    let repeated = "`input.names[2]` is \"x\", expected a name that no channel before it has";
+    assert_eq!(parse(&["x", "y", "x"]).unwrap_err(), repeated);
+    let empty = "`input.names[1]` is \"\", expected a name that is not empty";
+    assert_eq!(parse(&["x", "", ""]).unwrap_err(), empty);
+}
+
+#[test]
+fn the_models_of_this_repository_are_good_configs() {
+    let mut models = 0;
+    for folder in fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap() {
+        let config = folder.unwrap().path().join("config.json");
+        if config.exists() {
+            let parsed = Spec::parse(&fs::read(&config).unwrap());
+            parsed.unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+            models += 1;
+        }
+    }
+    assert!(models > 0);
+}
+
+#[test]
+fn a_coefficient_that_is_not_finite_is_named_as_in_the_config() {
+    let swla = json!({"kind": "swla", "alpha": 1, "beta": 1, "lambda": 1});
+    let delta = json!({"kind": "gated_delta", "alpha": 1, "beta": 1});
+    let mut dla = common::titans();
+    dla["kind"] = json!("dla");
+    for (memory, keys) in [
+        (common::titans(), &["step_size", "retention"][..]),
+        (dla, &["step_size", "retention"]),
+        (swla, &["alpha", "beta", "lambda"]),
+        (delta, &["alpha", "beta"]),
+    ] {
+        for key in keys {
+            let mut memory = memory.clone();
+            // More than an f32 holds.
+            memory[key] = json!(1e39);
+            let error = Spec::parse(config(memory, caching("grm")).to_string().as_bytes()).unwrap_err();
+            let expected = format!("`blocks[0].memory.{key}` is inf, expected a finite number");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
 }
 
 #[test]
@@ -134,7 +210,7 @@ fn a_config_ends_where_its_json_does() {
     let config = config(json!({"kind": "linear"}), caching("grm")).to_string();
     Spec::parse(format!("{config}\n ").as_bytes()).unwrap();
     let error = Spec::parse(format!("{config}}}").as_bytes()).unwrap_err().to_string();
-    assert!(error.starts_with("config.json: at `.`: trailing characters at line 1 column"), "{error}");
+    assert!(error.starts_with("at `.`: trailing characters at line 1 column"), "{error}");
 }
 
 #[test]

@@ -233,6 +233,10 @@ fn a_setting_that_cannot_be_says_what_can() {
         assert_eq!(error_with(&settings, |_| {}).to_string(), format!("--aggregation is {word}, {expected}"));
     }
     check(|s| s.names = vec!["x".into()], "--names is 1 names, expected 3, one a channel");
+    let repeated = "--names is \"x\" for channel 2, expected a name that no channel before it has";
+    check(|s| s.names = ["x", "y", "x"].map(String::from).into(), repeated);
+    let empty = "--names is \"\" for channel 1, expected a name that is not empty";
+    check(|s| s.names = ["x", "", "z"].map(String::from).into(), empty);
     check(|s| s.rate_hz = Some(-1.0), "--rate is -1, expected a positive number");
     let logits = "--head is logits, expected regression or classification: logits are of the next token, and `fc` has 2 rows for 3 channels";
     check(|s| s.head = Some(HeadKind::Logits), logits);

@@ -458,6 +458,12 @@ fn what_is_no_record_is_not_taken_for_one_that_has_come() {
     let bytes = Bytes::live(reader, Arc::clone(&options.stop)).unwrap();
     writer.write_all(b"a,b\n1,2\n").unwrap();
     let mut source = Source::over("x", "x", bytes, &features(&["a", "b"], 2), &options).unwrap();
+    // Should it wait inside, for a record that never comes.
+    let stop = Arc::clone(&options.stop);
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(20));
+        stop.store(true, Ordering::Relaxed);
+    });
     let mut comes_to = |text: &str, expected: Next, bad: u64| {
         writer.write_all(text.as_bytes()).unwrap();
         let end = Instant::now() + Duration::from_secs(10);

@@ -16,7 +16,7 @@ use crate::load::Model;
 use crate::pytorch::{PickleError, PytorchError};
 use crate::spec::{
     Aggregation, Block, Caching, Context, FORMAT, Head, Init, Input, MAX_SIZE, Memory, Norm, Query,
-    Segmentation, Spec, SpecError,
+    Segmentation, Spec, SpecError, wrong_name,
 };
 use crate::weights::WeightsError;
 
@@ -96,8 +96,8 @@ pub enum ConvertError {
         expected: String,
     },
     /// Tensors and settings that together make no model.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
+    #[error("the tensors and the settings make no model: {0}")]
+    Spec(SpecError),
 }
 
 impl From<PytorchError> for ConvertError {
@@ -228,7 +228,7 @@ fn spec(plan: &Plan, settings: &Settings) -> Result<Spec, ConvertError> {
         final_norm: false,
         head: head(plan, settings)?,
     };
-    spec.check()?;
+    spec.check().map_err(ConvertError::Spec)?;
     Ok(spec)
 }
 
@@ -301,6 +301,10 @@ fn input(plan: &Plan, settings: &Settings) -> Result<Input, ConvertError> {
     let (channels, names) = (plan.inputs, settings.names.len());
     if names != 0 && names != channels {
         return Err(setting("names", format!("{names} names"), format!("{channels}, one a channel")));
+    }
+    if let Some((i, expected)) = wrong_name(&settings.names) {
+        let found = format!("{:?} for channel {i}", settings.names[i]);
+        return Err(setting("names", found, expected));
     }
     if let Some(rate) = settings.rate_hz.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
         return Err(setting("rate", rate, "a positive number"));

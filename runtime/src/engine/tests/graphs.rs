@@ -90,7 +90,11 @@ fn an_output_that_is_declared_in_two_sizes_reaches_no_cache() {
     second.shape.push(2);
     contract.cache.push(second);
     let model = Model::from_bytes(onnx(&contract), None, &setup.initial_state()).unwrap();
-    let toy = Toy::new(&setup, &Control::default());
+    let mut toy = Toy::new(&setup, &Control::default());
+    // A cache that the graph does not take would be made room for, and never read.
+    let refused = Engine::new(&model, Toy::new(&setup, &Control::default()), Policy::Oldest).err().unwrap();
+    assert!(refused.to_string().contains("declares input `cache.1.gate`"), "{refused}");
+    toy.inputs.push("cache.1.gate".into());
     let mut engine = Engine::new(&model, toy, Policy::Oldest).unwrap();
     let error = engine.push(&[1.0, 0.0]).unwrap_err().to_string();
     assert!(error.contains("6 values in `present.0.gate`, its contract declares 12"), "{error}");

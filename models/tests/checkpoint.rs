@@ -74,22 +74,7 @@ fn absent_settings_are_the_packages_defaults() {
 
 #[test]
 fn every_setting_is_converted() {
-    let mut checkpoint = Checkpoint::new("titans", "ssc");
-    checkpoint.set("ssc_top_k", Item::Int(5));
-    checkpoint.set("state_init_mode", text("restart"));
-    checkpoint.set("use_q_as_u", Item::Bool(true));
-    checkpoint.set("softmax_temperature", Item::Float(0.5));
-    let titans = [
-        ("memory_width", Item::Int(12)),
-        ("memory_depth", Item::Int(3)),
-        ("objective", text("dot")),
-        ("inner_update_mode", text("differentiable")),
-        ("step_size", Item::Float(0.25)),
-        ("momentum", Item::Int(0)),
-        ("retention_alpha", Item::Float(0.75)),
-        ("update_convention", text("gradient_descent")),
-    ];
-    checkpoint.set("titans", dict(titans));
+    let checkpoint = Checkpoint::with_every_key();
     let block = block(&checkpoint);
     let memory = json!({"kind": "titans", "depth": 3, "width": 12, "bias": true, "skip": false,
         "objective": "dot", "step_size": 0.25, "momentum": 0.0, "retention": 0.75, "sign": "descent"});

@@ -11,7 +11,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use checks::checkpoint::{Checkpoint, Item, View, dict, pickle, text};
+use checks::checkpoint::{Checkpoint, Item, View, dict, pickle};
 use common::{caching, config, random_weights, spec, titans};
 use mcedge_models::{Golden, Samples, Tensor, write_safetensors};
 use ndarray::array;
@@ -136,24 +136,13 @@ fn state_dict() -> Item {
 
 fn checkpoints() -> Vec<(&'static str, Checkpoint)> {
     let plain = |backend| Checkpoint::new(backend, "grm");
-    let mut every_key = Checkpoint::new("titans", "ssc");
-    every_key.set("ssc_top_k", Item::Int(5));
-    every_key.set("state_init_mode", text("restart"));
-    every_key.set("use_q_as_u", Item::Bool(true));
-    every_key.set("softmax_temperature", Item::Float(0.5));
-    let titans = [
-        ("memory_width", Item::Int(12)),
-        ("memory_depth", Item::Int(3)),
-        ("objective", text("dot")),
-        ("inner_update_mode", text("differentiable")),
-        ("step_size", Item::Float(0.25)),
-        ("momentum", Item::Int(0)),
-        ("retention_alpha", Item::Float(0.75)),
-        ("update_convention", text("gradient_descent")),
-    ];
-    every_key.set("titans", dict(titans));
     let mut halves = plain("swla");
     halves.view("norm.bias").class = "HalfStorage";
     halves.storages[7].1.truncate(8);
-    vec![("linear", plain("linear")), ("dla", plain("dla")), ("every-key", every_key), ("halves", halves)]
+    vec![
+        ("linear", plain("linear")),
+        ("dla", plain("dla")),
+        ("every-key", Checkpoint::with_every_key()),
+        ("halves", halves),
+    ]
 }

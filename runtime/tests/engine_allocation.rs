@@ -2,67 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/counting.rs"]
+mod counting;
+#[path = "../../models/fuzz/src/onnx.rs"]
+mod onnx;
+#[path = "../fuzz/src/plain.rs"]
+mod plain;
 
-use mcedge_runtime::contract::{Contract, METADATA_KEY};
-use mcedge_runtime::{
-    Backend, Backlog, Buffer, Cells, CellsMut, Element, Engine, Error, Model, Policy, Sample,
-};
-use prost::Message;
+use counting::ALLOCATIONS;
+use half::f16;
+use mcedge_runtime::contract::Contract;
+use mcedge_runtime::{Backend, Backlog, Element, Engine, Error, Model, Policy, Sample};
+use plain::Plain;
 use serde_json::{Value, json};
-
-thread_local! {
-    /// Allocations by this thread; the test harness has threads of its own.
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on as it came; counting touches a thread-local number that needs no allocation.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const BATCH: usize = 2;
 const CAPACITY: usize = 3;
 const CHUNK: usize = 4;
-
-enum Plain {
-    F32(Vec<f32>),
-    I8(Vec<i8>),
-    I64(Vec<i64>),
-}
-
-impl Buffer for Plain {
-    fn cells(&self) -> Cells<'_> {
-        match self {
-            Plain::F32(cells) => Cells::F32(cells),
-            Plain::I8(cells) => Cells::I8(cells),
-            Plain::I64(cells) => Cells::I64(cells),
-        }
-    }
-
-    fn cells_mut(&mut self) -> CellsMut<'_> {
-        match self {
-            Plain::F32(cells) => CellsMut::F32(cells),
-            Plain::I8(cells) => CellsMut::I8(cells),
-            Plain::I64(cells) => CellsMut::I64(cells),
-        }
-    }
-}
 
 /// Adds the input to the memory, in tensors that have room already.
 struct InPlace {
@@ -91,7 +47,8 @@ impl Backend for InPlace {
         Ok(match element {
             Element::I8 => Plain::I8(vec![0; elements]),
             Element::I64 => Plain::I64(vec![0; elements]),
-            Element::F32 | Element::F16 => Plain::F32(with_room()),
+            Element::F16 => Plain::F16(vec![f16::ZERO; elements]),
+            Element::F32 => Plain::F32(with_room()),
         })
     }
 
@@ -133,30 +90,12 @@ fn model(segmentation: &Value, init: &str, dtype: &str) -> Model {
                    "reset": if init == "restart" { "restart" } else { "never" }}],
         "cache": [cache],
     });
-    let graph = onnx(&Contract::parse(&json.to_string()).unwrap());
+    let graph = onnx::around(&Contract::parse(&json.to_string()).unwrap().to_json());
     let zeros = [0; BATCH * 2 * 4];
     let shape = vec![BATCH, 1, 2];
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &zeros).unwrap();
     let initial_state = safetensors::serialize([("past.0.m", view)], None).unwrap();
     Model::from_bytes(graph.clone(), Some(graph), &initial_state).unwrap()
-}
-
-/// An ONNX file with nothing in it but the contract.
-fn onnx(contract: &Contract) -> Vec<u8> {
-    #[derive(Clone, PartialEq, Message)]
-    struct Entry {
-        #[prost(string, tag = "1")]
-        key: String,
-        #[prost(string, tag = "2")]
-        value: String,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    struct File {
-        #[prost(message, repeated, tag = "14")]
-        metadata_props: Vec<Entry>,
-    }
-    let entry = Entry { key: METADATA_KEY.into(), value: contract.to_json() };
-    File { metadata_props: vec![entry] }.encode_to_vec()
 }
 
 fn backend(dtype: &str) -> InPlace {

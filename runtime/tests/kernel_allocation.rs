@@ -1,8 +1,9 @@
 //! A run of the kernel allocates nothing: this file has the process, and so the allocator, to itself.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/counting.rs"]
+mod counting;
 
+use counting::ALLOCATIONS;
 use half::f16;
 use mcedge_models::contract::{Dtype, MemoryFunction, Role};
 use mcedge_models::spec::{
@@ -10,30 +11,6 @@ use mcedge_models::spec::{
     Segmentation,
 };
 use mcedge_runtime::kernel::{Cells, Isa, Kernel, Run};
-
-thread_local! {
-    /// Allocations by this thread; the test harness has threads of its own.
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on as it came; counting touches a thread-local number that needs no allocation.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const CAPACITY: usize = 5;
 const TOKENS: usize = 3;

@@ -125,6 +125,27 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// A `titans` with `ssc`, every setting said and none of them what it is when left out.
+    pub fn with_every_key() -> Self {
+        let mut checkpoint = Checkpoint::new("titans", "ssc");
+        checkpoint.set("ssc_top_k", Item::Int(5));
+        checkpoint.set("state_init_mode", text("restart"));
+        checkpoint.set("use_q_as_u", Item::Bool(true));
+        checkpoint.set("softmax_temperature", Item::Float(0.5));
+        let titans = [
+            ("memory_width", Item::Int(12)),
+            ("memory_depth", Item::Int(3)),
+            ("objective", text("dot")),
+            ("inner_update_mode", text("differentiable")),
+            ("step_size", Item::Float(0.25)),
+            ("momentum", Item::Int(0)),
+            ("retention_alpha", Item::Float(0.75)),
+            ("update_convention", text("gradient_descent")),
+        ];
+        checkpoint.set("titans", dict(titans));
+        checkpoint
+    }
+
     pub fn new(backend: &str, aggregation: &str) -> Self {
         let model_spec = [
             ("model_family", text("tiny_mc_lm")),

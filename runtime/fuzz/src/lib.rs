@@ -4,6 +4,7 @@
 
 #[path = "../../../models/fuzz/src/onnx.rs"]
 mod onnx;
+mod plain;
 mod toy;
 
 use std::collections::BTreeMap;

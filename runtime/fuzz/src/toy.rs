@@ -3,36 +3,9 @@
 use half::f16;
 use mcedge_models::contract::Contract;
 use mcedge_models::spec::Segmentation;
-use mcedge_runtime::{Backend, Buffer, Cells, CellsMut, Element, Error};
+use mcedge_runtime::{Backend, Buffer, Element, Error};
 
-/// A tensor in ordinary memory.
-#[derive(Clone)]
-pub enum Plain {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    I8(Vec<i8>),
-    I64(Vec<i64>),
-}
-
-impl Buffer for Plain {
-    fn cells(&self) -> Cells<'_> {
-        match self {
-            Plain::F32(cells) => Cells::F32(cells),
-            Plain::F16(cells) => Cells::F16(cells),
-            Plain::I8(cells) => Cells::I8(cells),
-            Plain::I64(cells) => Cells::I64(cells),
-        }
-    }
-
-    fn cells_mut(&mut self) -> CellsMut<'_> {
-        match self {
-            Plain::F32(cells) => CellsMut::F32(cells),
-            Plain::F16(cells) => CellsMut::F16(cells),
-            Plain::I8(cells) => CellsMut::I8(cells),
-            Plain::I64(cells) => CellsMut::I64(cells),
-        }
-    }
-}
+use super::plain::Plain;
 
 /// The graph that a contract declares, but that it leaves the state as it was and has one answer to everything else.
 ///

@@ -1,11 +1,13 @@
 //! A small model with everything that an engine must keep right, over tensors in ordinary memory.
 
+#[path = "../../../../models/fuzz/src/onnx.rs"]
+mod file;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use half::f16;
-use mcedge_models::contract::{Contract, METADATA_KEY};
-use prost::Message;
+use mcedge_models::contract::Contract;
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, Buffer, Cells, CellsMut, Element};
@@ -241,20 +243,7 @@ pub fn initial(stream: usize) -> f32 {
 
 /// An ONNX file with nothing in it but the contract: all that a [`Model`] looks at.
 pub fn onnx(contract: &Contract) -> Vec<u8> {
-    #[derive(Clone, PartialEq, Message)]
-    struct Entry {
-        #[prost(string, tag = "1")]
-        key: String,
-        #[prost(string, tag = "2")]
-        value: String,
-    }
-    #[derive(Clone, PartialEq, Message)]
-    struct File {
-        #[prost(message, repeated, tag = "14")]
-        metadata_props: Vec<Entry>,
-    }
-    let entry = Entry { key: METADATA_KEY.into(), value: contract.to_json() };
-    File { metadata_props: vec![entry] }.encode_to_vec()
+    file::around(&contract.to_json())
 }
 
 /// A test's hand on a backend.

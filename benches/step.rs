@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mcedge_models::spec::Spec;
 use mcedge_models::{Tensor, Weights, parameters};
-use mcedge_runtime::{Backend, Backlog, Engine, Model, OnnxRuntime, Ort, OrtOptions, Policy, Tract};
+use mcedge_runtime::{Backend, Backlog, Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Tract};
 
 /// Live checkpoints at which steps are timed.
 const FILLS: [usize; 3] = [0, 64, 256];
@@ -94,7 +94,7 @@ fn runner<'a, B: Backend + 'a>(
 ) -> Result<Runner<'a>, Error> {
     let name = format!("{name}, {}", if chunks.is_some() { "chunk" } else { "step" });
     let tokens_a_piece = if chunks.is_some() { SEGMENT } else { 1 };
-    let mut engine = Engine::new(model, backend, Policy::Oldest)?;
+    let mut engine = Engine::new(model, backend, EngineOptions::default())?;
     if let Some(chunks) = chunks {
         engine = engine.with_chunks(chunks)?;
     }

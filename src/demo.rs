@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use mcedge_export::Bundle;
 use mcedge_models::spec::Spec;
 use mcedge_models::{Golden, Weights};
-use mcedge_runtime::{Model, Policy};
+use mcedge_runtime::{EngineOptions, Model};
 
 use crate::forecast::Forecast;
 use crate::pace::Pace;
@@ -70,7 +70,8 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
     let model = Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state)?;
     say!("\nverifying {} tokens against the reference", golden.input.len());
     verify_available(&model, &golden)?;
-    let stream = Stream::open(&model, BackendArg::Auto, &Placement::cpu(false, None), Policy::Oldest)?;
+    let stream =
+        Stream::open(&model, BackendArg::Auto, &Placement::cpu(false, None), EngineOptions::default())?;
     say!("\nrunning on {}", stream.place());
     let forecast = Forecast::new(&stream.contract().output);
     let mut watch = Watch { stream, forecast, pace: Pace::new() };

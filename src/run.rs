@@ -12,17 +12,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::{Contract, Input};
-use mcedge_runtime::{Model, Policy, cache_bytes};
+use mcedge_runtime::{EngineOptions, Model, Policy, cache_bytes};
 
 use crate::Usage;
 use crate::bundle::BundleArg;
 use crate::export;
 use crate::sink::{self, Layout, Sink};
 use crate::source::{self, Next, OnBad, POLL};
-use crate::stream::{BackendArg, Placement, Stream};
+use crate::stream::{BackendArg, Placement, Stream, policy};
 use backlog::Backlog;
 use gates::Gates;
 use inputs::Inputs;
@@ -53,8 +52,8 @@ pub struct Args {
     #[arg(long, value_enum)]
     output_format: Option<sink::Format>,
     /// Which checkpoint goes when the cache is full
-    #[arg(long, value_enum, default_value_t = Evict::Oldest)]
-    evict: Evict,
+    #[arg(long, value_name = "POLICY", default_value_t, value_parser = policy())]
+    evict: Policy,
     /// Say nothing on standard error unless something is wrong
     #[arg(short, long)]
     quiet: bool,
@@ -84,19 +83,12 @@ struct Reading {
     on_bad: OnBad,
 }
 
-/// The policy of `--evict`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Evict {
-    /// The oldest: the cache is a sliding window over segments
-    Oldest,
-}
-
 /// Runs until the input ends or somebody stops it.
 pub fn run(args: &Args) -> Result<ExitCode> {
     args.check()?;
     let model = Model::open(&args.bundle.directory(|options| args.ask(options))?)?;
     let contract = model.contract();
-    let stream = Stream::open(&model, args.backend, &args.placement(), args.evict.policy())?;
+    let stream = Stream::open(&model, args.backend, &args.placement(), args.engine())?;
     let options = args.reading.options(stop_on_ctrl_c()?);
     let mut inputs = Inputs::open(&args.input, &contract.input, &options, contract.batch)?;
     let mut outputs = args.outputs(&inputs, &stream)?;
@@ -200,6 +192,11 @@ impl Args {
         Ok(())
     }
 
+    /// How the engine keeps its streams.
+    fn engine(&self) -> EngineOptions {
+        EngineOptions { policy: self.evict, ..EngineOptions::default() }
+    }
+
     /// Gates are those of a single token: with them, each is stepped.
     fn placement(&self) -> Placement {
         let placement = self.placement.clone();
@@ -213,14 +210,6 @@ impl Args {
             sink::Options { inputs: &self.input, format: self.output_format, streams: self.has_streams() };
         let gates = self.gates.as_ref().map(|uri| Gates::open(uri, &self.input, stream)).transpose()?;
         Ok(Outputs { sink: Sink::open(&self.output, &options, layout, output.size)?, gates })
-    }
-}
-
-impl Evict {
-    fn policy(self) -> Policy {
-        match self {
-            Evict::Oldest => Policy::Oldest,
-        }
     }
 }
 

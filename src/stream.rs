@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::Usage;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mcedge_models::contract::Contract;
 use mcedge_runtime::{
-    Backlog, BlockGates, Device, Engine, Error, Model, Ort, OrtOptions, Policy, Sample, Tract,
+    Backlog, BlockGates, Device, Engine, EngineOptions, Error, Model, Ort, OrtOptions, Policy, Sample, Tract,
 };
 
 /// Where a graph runs.
@@ -52,6 +53,11 @@ pub enum BackendArg {
     Ort,
 }
 
+/// A policy by its name.
+pub fn policy() -> impl TypedValueParser<Value = Policy> {
+    PossibleValuesParser::new(Policy::ALL.map(Policy::name)).try_map(|name| name.parse::<Policy>())
+}
+
 /// An engine over one of the backends: a batch of streams, often of one.
 pub enum Stream {
     /// Over tract.
@@ -72,7 +78,12 @@ macro_rules! over {
 
 impl Stream {
     /// Loads `model` where `backend` and `placement` say.
-    pub fn open(model: &Model, backend: BackendArg, placement: &Placement, policy: Policy) -> Result<Self> {
+    pub fn open(
+        model: &Model,
+        backend: BackendArg,
+        placement: &Placement,
+        options: EngineOptions,
+    ) -> Result<Self> {
         let on_cpu = placement.device == DeviceArg::Cpu;
         match backend {
             BackendArg::Tract if !on_cpu => {
@@ -81,14 +92,14 @@ impl Stream {
             BackendArg::Tract if placement.plain => {
                 bail!(Usage("--plain is for --backend ort: tract needs the kernels".into()))
             }
-            BackendArg::Tract => Self::tract(model, placement, policy),
-            BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, placement, policy),
-            BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement, policy),
+            BackendArg::Tract => Self::tract(model, placement, options),
+            BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, placement, options),
+            BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement, options),
         }
     }
 
-    fn tract(model: &Model, placement: &Placement, policy: Policy) -> Result<Self> {
-        let mut engine = Engine::new(model, Tract::new(model)?, policy)?;
+    fn tract(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
+        let mut engine = Engine::new(model, Tract::new(model)?, options)?;
         if placement.chunks(model)
             && let Some(chunks) = Tract::chunks(model)?
         {
@@ -97,7 +108,7 @@ impl Stream {
         Ok(Stream::Tract(Box::new(engine)))
     }
 
-    fn ort(model: &Model, placement: &Placement, policy: Policy) -> Result<Self> {
+    fn ort(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
         let backend = Ort::new(model, &placement.options())?;
         if let Some(reason) = backend.fallback() {
             eprintln!("mcedge: warning: runs on the CPU: {reason}");
@@ -108,7 +119,7 @@ impl Stream {
             (Device::Cuda, _) => "ort on cuda, plain bodies",
             (Device::TensorRt, _) => "ort on tensorrt, plain bodies",
         };
-        let mut engine = Engine::new(model, backend, policy)?;
+        let mut engine = Engine::new(model, backend, options)?;
         if placement.chunks(model)
             && let Some(chunks) = Ort::chunks(model, &placement.options())?
         {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use mcedge_models::contract::{Contract, Dtype};
 use mcedge_models::{Golden, Samples};
-use mcedge_runtime::{Backlog, Error, Model, Policy};
+use mcedge_runtime::{Backlog, EngineOptions, Error, Model};
 
 use crate::Usage;
 use crate::bundle::BundleArg;
@@ -112,7 +112,7 @@ fn run_plan(
 ) -> Result<bool> {
     let mut passed = true;
     for (backend, placement) in plan {
-        let mut stream = match Stream::open(model, backend, &placement, Policy::Oldest) {
+        let mut stream = match Stream::open(model, backend, &placement, EngineOptions::default()) {
             Ok(stream) => stream,
             Err(error) if may_be_missing && is_missing(&error) => {
                 say!("{:<28} not run: {error:#}", "ort");

@@ -13,6 +13,7 @@
 pub mod contract;
 mod golden;
 mod load;
+mod policy;
 mod pytorch;
 mod recurrent;
 pub mod reference;
@@ -25,6 +26,7 @@ mod weights;
 
 pub use golden::{Golden, GoldenError, Samples};
 pub use load::{LoadError, Model};
+pub use policy::{Policy, PolicyError};
 pub use pytorch::{PickleError, PytorchError};
 pub use recurrent::{ConvertError, Converted, HeadKind, Settings, Unsaid, recurrent_from_state_dict};
 pub use replace::{ReplaceError, replace_directory};

@@ -1,12 +1,12 @@
 //! The checkpoint cache: memories at past segments' ends, in slots that never grow.
 
+use mcedge_models::Policy;
 use mcedge_models::contract::{CacheTensor, Contract, Reset, Scale};
 use mcedge_models::spec::{Init, Segmentation};
 
 pub use self::slots::Slots;
 use self::table::{Table, add};
 use crate::backend::{Buffer, Cells, CellsMut};
-use crate::policy::Policy;
 
 mod slots;
 mod table;
@@ -58,15 +58,22 @@ enum Merge {
 }
 
 impl<T: Buffer> CheckpointCache<T> {
-    /// An empty cache over `tensors`, one a cache tensor of the contract and of its shape, and `steps`, one a cache
+    /// An empty cache of `slots` checkpoints at most, of the contract's capacity when that is less, over `tensors`, one a cache tensor of the contract and of its shape, and `steps`, one a cache
     /// tensor that has any.
-    pub(crate) fn new(contract: &Contract, tensors: Vec<T>, steps: Vec<T>, policy: Policy) -> Self {
+    pub(crate) fn new(
+        contract: &Contract,
+        tensors: Vec<T>,
+        steps: Vec<T>,
+        policy: Policy,
+        slots: Option<usize>,
+    ) -> Self {
         let mut layouts: Vec<Layout> =
             contract.cache.iter().map(|cache| Layout::new(contract, cache)).collect();
         let quantised = layouts.iter_mut().zip(&contract.cache).filter(|(_, cache)| cache.steps.is_some());
         quantised.enumerate().for_each(|(index, (layout, _))| layout.steps = Some(index));
         // A contract without a cache may declare any number.
-        let slots = if tensors.is_empty() { 0 } else { contract.capacity };
+        let most = slots.map_or(contract.capacity, |slots| slots.min(contract.capacity));
+        let slots = if tensors.is_empty() { 0 } else { most };
         let longest = layouts.iter().map(|layout| layout.inner).max().unwrap_or_default();
         Self {
             tensors,
@@ -116,7 +123,7 @@ impl<T: Buffer> CheckpointCache<T> {
     where
         T: 'a,
     {
-        if self.tensors.is_empty() {
+        if self.streams[stream].capacity() == 0 {
             return;
         }
         let slots = &mut self.streams[stream];

@@ -1,5 +1,6 @@
 //! Streams through a model's graphs: the owner of all that they remember.
 
+use mcedge_models::Policy;
 use mcedge_models::contract::{Contract, Input};
 
 pub use self::backlog::Backlog;
@@ -8,7 +9,7 @@ use self::graph::Graph;
 use self::streams::Streams;
 use crate::backend::{Backend, Buffer, Cells, CellsMut};
 use crate::cache::CheckpointCache;
-use crate::{Error, Model, Policy};
+use crate::{Error, Model};
 
 mod backlog;
 mod gates;
@@ -33,6 +34,15 @@ pub struct Engine<B: Backend> {
     chunk: Option<Graph<B>>,
 }
 
+/// How an engine keeps its streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EngineOptions {
+    /// What becomes of checkpoints when there is no room for another.
+    pub policy: Policy,
+    /// The most checkpoints that a stream keeps, where that is less than the contract's capacity; 0 keeps none.
+    pub slots: Option<usize>,
+}
+
 /// What a stream is given: one sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sample<'a> {
@@ -48,13 +58,14 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     ///
-    /// [`Error::Graph`] when the graph's inputs and outputs are not those of the contract; [`Error::Backend`] when
-    /// there is no memory.
-    pub fn new(model: &Model, backend: B, policy: Policy) -> Result<Self, Error> {
+    /// [`Error::Policy`] when the policy has no meaning for the model; [`Error::Graph`] when the graph's inputs and outputs
+    /// are not those of the contract; [`Error::Backend`] when there is no memory.
+    pub fn new(model: &Model, backend: B, options: EngineOptions) -> Result<Self, Error> {
         let contract = model.contract().clone();
+        check_policy(&contract, options.policy)?;
         let gated = gates::blocks(&contract, backend.outputs());
         let step = Graph::new(backend, &contract, &gated)?;
-        let streams = Streams::new(model, step.backend(), &gated, policy)?;
+        let streams = Streams::new(model, step.backend(), &gated, options)?;
         Ok(Self { contract, streams, step, chunk: None })
     }
 
@@ -188,6 +199,13 @@ impl<B: Backend> Engine<B> {
         self.streams.commit(&mut self.step.outputs, 1);
         Ok(())
     }
+}
+
+/// Whether the policy has a meaning for the blocks that have a cache.
+fn check_policy(contract: &Contract, policy: Policy) -> Result<(), Error> {
+    let cached = contract.blocks.iter().filter(|block| block.memory.is_cached());
+    policy.check(contract.init, cached.map(|block| (&block.memory.memory, &block.memory.caching)))?;
+    Ok(())
 }
 
 fn kind(found: &'static str, expected: &'static str) -> Error {

@@ -57,6 +57,9 @@ pub enum Error {
         /// The stream, in a batch of several.
         stream: Option<usize>,
     },
+    /// A policy without a meaning for the model.
+    #[error(transparent)]
+    Policy(#[from] mcedge_models::PolicyError),
     /// What is wrong with one stream of a batch of several.
     #[error("stream {stream}")]
     Stream {

@@ -12,7 +12,7 @@ mod plain;
 use counting::ALLOCATIONS;
 use half::f16;
 use mcedge_runtime::contract::Contract;
-use mcedge_runtime::{Backend, Backlog, Element, Engine, Error, Model, Policy, Sample};
+use mcedge_runtime::{Backend, Backlog, Element, Engine, EngineOptions, Error, Model, Sample};
 use plain::Plain;
 use serde_json::{Value, json};
 
@@ -111,7 +111,7 @@ fn a_step_allocates_nothing() {
     for segmentation in [json!({"kind": "constant", "size": 3}), json!({"kind": "logarithmic"}), surprise] {
         for (init, dtype) in [("continue", "f32"), ("restart", "i8")] {
             let model = model(&segmentation, init, dtype);
-            let mut engine = Engine::new(&model, backend(dtype), Policy::Oldest).unwrap();
+            let mut engine = Engine::new(&model, backend(dtype), EngineOptions::default()).unwrap();
             let step = |engine: &mut Engine<InPlace>, t: usize| {
                 let features = [(t * t % 7) as f32];
                 let sample = Some(Sample::Features(&features));
@@ -131,7 +131,7 @@ fn a_step_allocates_nothing() {
 #[test]
 fn pieces_of_a_backlog_that_are_as_long_allocate_nothing() {
     let model = model(&json!({"kind": "constant", "size": 8}), "continue", "f32");
-    let engine = Engine::new(&model, backend("f32"), Policy::Oldest).unwrap();
+    let engine = Engine::new(&model, backend("f32"), EngineOptions::default()).unwrap();
     let mut engine = engine.with_chunks(backend("f32")).unwrap();
     let (input, mut output) = ([0.5; BATCH * 40], Vec::with_capacity(1000));
     engine.catch_up(Backlog::Features(&input), &mut output).unwrap();

@@ -7,7 +7,7 @@ use std::fs;
 
 use mcedge_models::spec::Spec;
 use mcedge_models::{Tensor, Weights, parameters};
-use mcedge_runtime::{Backend, Engine, Model, OnnxRuntime, Ort, OrtOptions, Policy, Tract};
+use mcedge_runtime::{Backend, Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Tract};
 
 const TOKENS: u64 = 1_000_000;
 /// Room for noise; a leak of one byte a token comes to more over the second half of the stream.
@@ -42,7 +42,7 @@ fn resident_kib() -> Option<u64> {
 }
 
 fn soak<B: Backend>(name: &str, model: &Model, backend: B) {
-    let mut engine = Engine::new(model, backend, Policy::Oldest).unwrap();
+    let mut engine = Engine::new(model, backend, EngineOptions::default()).unwrap();
     let (mut early, mut middle) = (None, None);
     for t in 0..TOKENS {
         if t == TOKENS / 10 {

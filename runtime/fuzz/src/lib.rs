@@ -9,10 +9,10 @@ mod toy;
 
 use std::collections::BTreeMap;
 
+use mcedge_kernel::Kernel;
 use mcedge_models::contract::{Contract, Input};
 use mcedge_models::{Tensor, write_safetensors};
-use mcedge_runtime::kernel::Kernel;
-use mcedge_runtime::{Backlog, Engine, Error, Model, Policy, Sample, cache_bytes};
+use mcedge_runtime::{Backlog, Engine, EngineOptions, Error, Model, Sample, cache_bytes};
 use toy::Toy;
 
 /// The most elements of a state or an input, and bytes of a cache, with which a stream is run: what a contract declares
@@ -85,7 +85,7 @@ fn run(model: &Model) -> Result<(), Error> {
     let contract = model.contract();
     let batch = contract.batch;
     let toy = || Toy::new(contract, batch * input_size(contract));
-    let mut engine = Engine::new(model, toy(), Policy::default())?;
+    let mut engine = Engine::new(model, toy(), EngineOptions::default())?;
     if contract.chunk > 1 {
         engine = engine.with_chunks(toy())?;
     }

@@ -1,11 +1,11 @@
 //! One call of a memory function: a graph's tensors on one side, the kernel's slices on the other. Both backends
 //! come through here, so that there is one kernel and one reading of the seam.
 
+use mcedge_kernel::{self as kernel, Kernel, Run};
 use mcedge_models::contract::{Lead, MemoryFunction, Role};
 use smallvec::SmallVec;
 
 use super::Cells;
-use crate::kernel::{self, Kernel, Run};
 
 /// Room for the tensors of most functions without a heap allocation.
 pub(crate) type Short<T> = SmallVec<[T; 24]>;

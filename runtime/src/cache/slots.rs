@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::policy::Policy;
+use mcedge_models::Policy;
+
+use crate::policy;
 
 /// The checkpoints of one stream: which slots are live, how old each is, and how many tokens it stands for.
 ///
@@ -24,6 +26,11 @@ impl Slots {
             tokens: vec![0; capacity].into_boxed_slice(),
             pushed: 0,
         }
+    }
+
+    /// The most checkpoints.
+    pub fn capacity(&self) -> usize {
+        self.tokens.len()
     }
 
     /// Live checkpoints.
@@ -61,7 +68,7 @@ impl Slots {
     pub(crate) fn claim(&mut self, policy: Policy, tokens: u64) -> usize {
         let mut slot = self.len();
         if slot == self.tokens.len() {
-            let victim = policy.victim(self);
+            let victim = policy::victim(policy, self);
             slot = self.by_age.remove(victim).unwrap_or_default();
         }
         self.by_age.push_back(slot);

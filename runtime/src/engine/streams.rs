@@ -6,11 +6,11 @@ use mcedge_models::contract::{Contract, Dtype, Reset};
 
 use super::gates::{BlockGates, Gates};
 use super::outputs::Outputs;
-use super::{f32s, f32s_mut, part, part_mut};
+use super::{EngineOptions, f32s, f32s_mut, part, part_mut};
 use crate::backend::{Backend, Buffer, CellsMut, Element};
 use crate::cache::CheckpointCache;
 use crate::clock::Clock;
-use crate::{Error, Model, Policy};
+use crate::{Error, Model};
 
 /// The memory of B streams.
 ///
@@ -38,7 +38,7 @@ impl<T: Buffer> Streams<T> {
         model: &Model,
         backend: &B,
         gated: &[usize],
-        policy: Policy,
+        options: EngineOptions,
     ) -> Result<Self, Error> {
         let contract = model.contract();
         let past = contract.state.iter().map(|state| backend.zeros(Element::F32, &state.shape));
@@ -46,7 +46,7 @@ impl<T: Buffer> Streams<T> {
             initial: model.initial().to_vec(),
             resets: contract.state.iter().map(|state| state.reset).collect(),
             past: past.collect::<Result<_, _>>()?,
-            cache: cache(contract, backend, policy)?,
+            cache: cache(contract, backend, options)?,
             clocks: (0..contract.batch).map(|_| Clock::new(contract)).collect(),
             segment_length: backend.zeros(Element::I64, &[contract.batch])?,
             cache_length: backend.zeros(Element::I64, &[contract.batch])?,
@@ -184,13 +184,13 @@ impl<T: Buffer> Streams<T> {
 fn cache<B: Backend>(
     contract: &Contract,
     backend: &B,
-    policy: Policy,
+    options: EngineOptions,
 ) -> Result<CheckpointCache<B::Tensor>, Error> {
     let tensors = contract.cache.iter().map(|cache| backend.zeros(element(cache.dtype), &cache.shape));
     let quantised = contract.cache.iter().filter(|cache| cache.steps.is_some());
     let steps = quantised.map(|cache| backend.zeros(Element::F32, &cache.shape[..=cache.slot_axis]));
     let (tensors, steps) = (tensors.collect::<Result<_, _>>()?, steps.collect::<Result<_, _>>()?);
-    Ok(CheckpointCache::new(contract, tensors, steps, policy))
+    Ok(CheckpointCache::new(contract, tensors, steps, options.policy, options.slots))
 }
 
 fn element(dtype: Dtype) -> Element {

@@ -16,7 +16,7 @@ use mcedge_export::Options;
 use mcedge_models::contract::Dtype;
 use mcedge_models::spec::{Aggregation, Input, Segmentation, Spec};
 use mcedge_models::{Samples, Weights, reference};
-use mcedge_runtime::{Engine, Model, OnnxRuntime, Ort, OrtOptions, Policy, Sample, Tract};
+use mcedge_runtime::{Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Sample, Tract};
 use ndarray::Array2;
 
 use models::Random;
@@ -105,7 +105,7 @@ fn a_stream_without_a_sample_stays_as_it_is() {
         let expected: Vec<_> =
             inputs.iter().map(|input| reference_of(&spec, &weights, input, capacity)).collect();
         let model = export(&spec, &weights, Options { capacity, batch, ..Options::default() });
-        let mut engine = Engine::new(&model, Tract::new(&model).unwrap(), Policy::Oldest).unwrap();
+        let mut engine = Engine::new(&model, Tract::new(&model).unwrap(), EngineOptions::default()).unwrap();
         let mut done = [0; 3];
         while done.iter().any(|&done| done < tokens) {
             let has: Vec<bool> = done.iter().map(|&done| done < tokens && random.coin()).collect();
@@ -139,7 +139,7 @@ fn who_was_read_is_who_the_reference_reads() {
         let input = models::samples(random, &spec, models::overflowing(&spec, capacity));
         let expected = reference::trace(&spec, &weights, input.stream(), Some(capacity)).unwrap();
         let model = export(&spec, &weights, Options { capacity, gates: true, ..Options::default() });
-        let mut engine = Engine::new(&model, Tract::new(&model).unwrap(), Policy::Oldest).unwrap();
+        let mut engine = Engine::new(&model, Tract::new(&model).unwrap(), EngineOptions::default()).unwrap();
         for token in 0..input.len() {
             engine.push_batch(&[Some(paths::sample(&input, token))]).unwrap();
             let found: Vec<_> = engine.gates(0).collect();

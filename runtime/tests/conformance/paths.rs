@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 
 use mcedge_models::Samples;
 use mcedge_runtime::{
-    Backend, Backlog, Engine, Error, Model, OnnxRuntime, Ort, OrtOptions, Policy, Sample, Tract,
+    Backend, Backlog, Engine, EngineOptions, Error, Model, OnnxRuntime, Ort, OrtOptions, Sample, Tract,
 };
 use ndarray::{Array2, s};
 
@@ -67,7 +67,7 @@ pub fn run(model: &Model, path: Path, inputs: &[Samples], random: &mut Random) -
 }
 
 fn engine<B: Backend>(model: &Model, step: B, chunks: Option<B>) -> Engine<B> {
-    let engine = Engine::new(model, step, Policy::Oldest).unwrap();
+    let engine = Engine::new(model, step, EngineOptions::default()).unwrap();
     match chunks {
         Some(chunks) => engine.with_chunks(chunks).unwrap(),
         None => engine,

@@ -7,7 +7,7 @@ use crate::backend::Element;
 fn refused(setup: &Setup, change: impl FnOnce(&mut Toy)) -> String {
     let mut toy = Toy::new(setup, &Control::default());
     change(&mut toy);
-    let result = Engine::new(&setup.model(), toy, Policy::Oldest);
+    let result = Engine::new(&setup.model(), toy, EngineOptions::default());
     result.err().map_or_else(|| "ran".into(), |error| error.to_string())
 }
 
@@ -74,7 +74,7 @@ fn a_graph_that_lies_about_a_size_reaches_no_state() {
     let names = ["output", "present.0.m", "present.0.context", "present.0.gate"].map(|name| (&gated, name));
     for (setup, name) in names.into_iter().chain([(&gated, "gates.0"), (&surprised, "surprise")]) {
         let backend = Short(Toy::new(setup, &Control::default()), name);
-        let mut engine = Engine::new(&setup.model(), backend, Policy::Oldest).unwrap();
+        let mut engine = Engine::new(&setup.model(), backend, EngineOptions::default()).unwrap();
         let error = engine.push(&[1.0, 0.0]).unwrap_err().to_string();
         assert!(error.contains(&format!("values in `{name}`")), "{error}");
         assert_eq!(engine.tokens(), 0);
@@ -92,10 +92,11 @@ fn an_output_that_is_declared_in_two_sizes_reaches_no_cache() {
     let model = Model::from_bytes(onnx(&contract), None, &setup.initial_state()).unwrap();
     let mut toy = Toy::new(&setup, &Control::default());
     // A cache that the graph does not take would be made room for, and never read.
-    let refused = Engine::new(&model, Toy::new(&setup, &Control::default()), Policy::Oldest).err().unwrap();
+    let refused =
+        Engine::new(&model, Toy::new(&setup, &Control::default()), EngineOptions::default()).err().unwrap();
     assert!(refused.to_string().contains("declares input `cache.1.gate`"), "{refused}");
     toy.inputs.push("cache.1.gate".into());
-    let mut engine = Engine::new(&model, toy, Policy::Oldest).unwrap();
+    let mut engine = Engine::new(&model, toy, EngineOptions::default()).unwrap();
     let error = engine.push(&[1.0, 0.0]).unwrap_err().to_string();
     assert!(error.contains("6 values in `present.0.gate`, its contract declares 12"), "{error}");
 }

@@ -11,7 +11,7 @@ use mcedge_models::contract::Contract;
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, Buffer, Cells, CellsMut, Element};
-use crate::{Engine, Error, Model, Policy};
+use crate::{Engine, EngineOptions, Error, Model};
 
 pub const HEADS: usize = 2;
 pub const DH: usize = 3;
@@ -225,7 +225,7 @@ impl Setup {
     /// The engine, stepping alone.
     pub fn engine(&self) -> (Engine<Toy>, Control) {
         let control = Control::default();
-        (Engine::new(&self.model(), Toy::new(self, &control), Policy::Oldest).unwrap(), control)
+        (Engine::new(&self.model(), Toy::new(self, &control), EngineOptions::default()).unwrap(), control)
     }
 
     /// The engine with a graph for chunks, the second control's.

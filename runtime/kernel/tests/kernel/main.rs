@@ -6,9 +6,9 @@ mod case;
 mod oracle;
 mod random;
 
+use mcedge_kernel::{Isa, Kernel};
 use mcedge_models::contract::{Dtype, MemoryFunction, Role};
 use mcedge_models::spec::{Aggregation, Deep, FeatureMap, Memory, Objective, Query};
-use mcedge_runtime::kernel::{Isa, Kernel};
 
 use case::{Cache, Case, Outcome, Sizes};
 use random::{Random, deep, function, functions};

@@ -1,9 +1,9 @@
 //! One run of a memory function: its tensors, what a kernel makes of them, and what it should.
 
 use half::f16;
+use mcedge_kernel::{Cells, Isa, Kernel, Run};
 use mcedge_models::contract::{Dtype, Lead, MemoryFunction, MemoryTensor, Role};
 use mcedge_models::spec::{FeatureMap, Memory};
-use mcedge_runtime::kernel::{Cells, Isa, Kernel, Run};
 
 use crate::oracle::{self, Head, Token, Weights};
 use crate::random::Random;

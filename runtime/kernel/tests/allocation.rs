@@ -1,16 +1,16 @@
 //! A run of the kernel allocates nothing: this file has the process, and so the allocator, to itself.
 
-#[path = "common/counting.rs"]
+#[path = "../../tests/common/counting.rs"]
 mod counting;
 
 use counting::ALLOCATIONS;
 use half::f16;
+use mcedge_kernel::{Cells, Isa, Kernel, Run};
 use mcedge_models::contract::{Dtype, MemoryFunction, Role};
 use mcedge_models::spec::{
     Aggregation, Caching, Coefficient, Context, Deep, FeatureMap, FromInput, Init, Memory, Objective, Query,
     Segmentation,
 };
-use mcedge_runtime::kernel::{Cells, Isa, Kernel, Run};
 
 const CAPACITY: usize = 5;
 const TOKENS: usize = 3;

@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+mod budget;
 mod bundle;
 mod convert;
 mod demo;

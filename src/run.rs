@@ -14,9 +14,10 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::{Contract, Input};
-use mcedge_runtime::{EngineOptions, Model, Policy, cache_bytes};
+use mcedge_runtime::{EngineOptions, Footprint, Model, Policy};
 
 use crate::Usage;
+use crate::budget::readable;
 use crate::bundle::BundleArg;
 use crate::export;
 use crate::sink::{self, Layout, Sink};
@@ -88,12 +89,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     args.check()?;
     let model = Model::open(&args.bundle.directory(|options| args.ask(options))?)?;
     let contract = model.contract();
-    let stream = Stream::open(&model, args.backend, &args.placement(), args.engine())?;
+    let stream = Stream::open(&model, args.backend, &args.placement(), args.engine(contract)?)?;
     let options = args.reading.options(stop_on_ctrl_c()?);
     let mut inputs = Inputs::open(&args.input, &contract.input, &options, contract.batch)?;
     let mut outputs = args.outputs(&inputs, &stream)?;
     if !args.quiet {
-        eprintln!("{}", introduction(&model, &stream));
+        eprintln!("{}", introduction(&model, &stream, args.placement().chunks(&model)));
     }
     let mut runner = Runner::new(stream, args.placement().chunks(&model));
     let progress = if args.quiet { ProgressBar::hidden() } else { progress(&inputs, &args.output) };
@@ -193,8 +194,8 @@ impl Args {
     }
 
     /// How the engine keeps its streams.
-    fn engine(&self) -> EngineOptions {
-        EngineOptions { policy: self.evict, ..EngineOptions::default() }
+    fn engine(&self, contract: &Contract) -> Result<EngineOptions> {
+        Ok(EngineOptions { policy: self.evict, slots: self.bundle.slots(contract)? })
     }
 
     /// Gates are those of a single token: with them, each is stepped.
@@ -248,19 +249,30 @@ fn delimiter(text: &str) -> Result<u8, String> {
     }
 }
 
-fn introduction(model: &Model, stream: &Stream) -> String {
+/// What runs where, and what it takes of the memory.
+fn introduction(model: &Model, stream: &Stream, chunks: bool) -> String {
     let contract = model.contract();
-    let state: usize = model.initial().iter().map(|values| values.len() * size_of::<f32>()).sum();
     let streams = if contract.batch == 1 { String::new() } else { format!(", {} streams", contract.batch) };
-    format!(
-        "{} on {}{streams}: {} checkpoints of cache; weights {} KiB, state {} KiB, cache {} KiB",
-        contract.name,
-        stream.place(),
-        if contract.cache.is_empty() { 0 } else { contract.capacity },
-        model.step().len().div_ceil(1024),
-        state.div_ceil(1024),
-        cache_bytes(contract).div_ceil(1024),
-    )
+    let (slots, capacity) = (stream.slots(), contract.capacity);
+    let checkpoints = match slots {
+        _ if contract.cache.is_empty() => "no checkpoints: no block reads any".into(),
+        _ if slots < capacity => format!("{slots} of {capacity} slots for checkpoints used"),
+        _ => format!("{slots} checkpoints of cache"),
+    };
+    let footprint = Footprint::new(model, chunks);
+    format!("{} on {}{streams}: {checkpoints}; {}", contract.name, stream.place(), in_memory(&footprint))
+}
+
+/// The parts of a sum of memory.
+fn in_memory(footprint: &Footprint) -> String {
+    let Footprint { streams, state, cache, weights, .. } = *footprint;
+    let [state, cache, weights, scratch] = [state, cache, weights, footprint.scratch()].map(readable);
+    let total = readable(footprint.total());
+    let each = match streams {
+        1 => String::new(),
+        _ => format!(", {} a stream", readable(footprint.of_a_stream())),
+    };
+    format!("weights {weights}, state {state}, cache {cache}, scratch {scratch}: {total} in all{each}")
 }
 
 /// A bar when somebody watches, the length is known, and rows do not go to the same terminal.

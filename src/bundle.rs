@@ -89,14 +89,7 @@ pub fn directory(
         ensure!(options.suit_a_bundle(), Usage(message.into()));
         return Ok(path.to_owned());
     }
-    let is_model = path.join("config.json").is_file() || path.extension().is_some_and(|ext| ext == "pt");
-    if !is_model {
-        let found = if path.is_dir() { "a directory with neither" } else { "not there, or not a directory" };
-        bail!(
-            "{}: {found}; expected a bundle (step.onnx) or a model (config.json, or a .pt file)",
-            path.display()
-        );
-    }
+    check_model(path)?;
     let mut options = *options;
     ask(&mut options)?;
     if options.cache_budget.is_some() {
@@ -107,6 +100,25 @@ pub fn directory(
         fill(&cached, path, &options)?;
     }
     Ok(cached)
+}
+
+/// The model at `path`, which is no bundle.
+pub fn load(path: &Path) -> Result<Model> {
+    check_model(path)?;
+    Ok(Model::load(path)?)
+}
+
+/// Whether there is a model at `path`.
+fn check_model(path: &Path) -> Result<()> {
+    let is_model = path.join("config.json").is_file() || path.extension().is_some_and(|ext| ext == "pt");
+    if !is_model {
+        let found = if path.is_dir() { "a directory with neither" } else { "not there, or not a directory" };
+        bail!(
+            "{}: {found}; expected a bundle (step.onnx) or a model (config.json, or a .pt file)",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// Exports the model at `path` to `cached`. Of several that do so at once, the first to rename wins, and the others take

@@ -35,18 +35,18 @@ pub struct Args {
 /// What an export fixes besides the model: the shapes and types of its graphs.
 #[derive(clap::Args, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
-    /// Checkpoints that the cache holds
-    #[arg(long, value_name = "N", default_value_t = CAPACITY, value_parser = clap::value_parser!(u32).range(1..))]
-    pub capacity: u32,
+    /// Checkpoints that the cache holds [default: 64; with sweep, as many as the input makes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub capacity: Option<u32>,
     /// The most bytes that the cached checkpoints of all streams take, in place of --capacity: 64KiB, 8MiB, 500kB, 65536
     #[arg(long, value_name = "BYTES", conflicts_with = "capacity")]
     pub cache_budget: Option<Budget>,
     /// Element type of the cached checkpoints
     #[arg(long, value_enum, default_value_t = CacheDtype::F32)]
-    cache_dtype: CacheDtype,
+    pub cache_dtype: CacheDtype,
     /// The most tokens at once in catching up on a backlog; 1 is none
     #[arg(long, value_name = "T", default_value_t = CHUNK, value_parser = clap::value_parser!(u32).range(1..))]
-    chunk: u32,
+    pub chunk: u32,
     /// Streams that run side by side [default: 1; with run, one for each --input]
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
@@ -75,7 +75,7 @@ impl Options {
     pub fn suit_a_bundle(&self) -> bool {
         *self
             == Options {
-                capacity: CAPACITY,
+                capacity: None,
                 cache_budget: self.cache_budget,
                 cache_dtype: CacheDtype::F32,
                 chunk: CHUNK,
@@ -92,9 +92,9 @@ impl Options {
     /// As [`Budget::checkpoints`]; `model` cannot be exported.
     pub fn settle(mut self, model: &Model) -> Result<Self> {
         let Some(budget) = self.cache_budget else { return Ok(self) };
-        let contract = bundle::contract(model, &Options { capacity: 1, ..self })?;
+        let contract = bundle::contract(model, &Options { capacity: Some(1), ..self })?;
         if let Some(checkpoints) = budget.checkpoints(&contract)? {
-            self.capacity = u32::try_from(checkpoints).unwrap_or(u32::MAX);
+            self.capacity = Some(u32::try_from(checkpoints).unwrap_or(u32::MAX));
         }
         // Budgets that allow as many are one export.
         self.cache_budget = None;
@@ -108,7 +108,7 @@ impl Options {
             CacheDtype::I8 => Dtype::I8,
         };
         mcedge_export::Options {
-            capacity: self.capacity as usize,
+            capacity: self.capacity.unwrap_or(CAPACITY) as usize,
             cache_dtype,
             chunk: self.chunk as usize,
             batch: self.batch.unwrap_or(1) as usize,

@@ -63,10 +63,10 @@ pub struct Args {
 /// How the input is read.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Reading the input")]
-struct Reading {
+pub struct Reading {
     /// Format of the input, where neither extension nor content says
     #[arg(long, value_enum)]
-    format: Option<source::Format>,
+    pub format: Option<source::Format>,
     /// The columns that are the model's channels, in its order; else those named as in the model
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     columns: Option<Vec<String>>,
@@ -75,7 +75,7 @@ struct Reading {
     time_column: Option<String>,
     /// The column that says which stream a row belongs to, for --batch B of them at most
     #[arg(long, value_name = "NAME")]
-    stream_column: Option<String>,
+    pub stream_column: Option<String>,
     /// What separates the columns of a CSV: , ; or tab; else the first line tells
     #[arg(long, value_parser = delimiter, value_name = "CHAR")]
     delimiter: Option<u8>,
@@ -150,7 +150,7 @@ fn gather(inputs: &mut Inputs, backlog: &mut Backlog) -> Result<Next> {
 }
 
 /// Values of a token: the channels of a sample, or 1.
-fn width(contract: &Contract) -> usize {
+pub fn width(contract: &Contract) -> usize {
     match contract.input {
         Input::Features { size, .. } => size,
         Input::Tokens { .. } => 1,
@@ -215,7 +215,8 @@ impl Args {
 }
 
 impl Reading {
-    fn options(&self, stop: Arc<AtomicBool>) -> source::Options {
+    /// For [`source::open`]; `stop` ends the input.
+    pub fn options(&self, stop: Arc<AtomicBool>) -> source::Options {
         source::Options {
             format: self.format,
             columns: self.columns.clone(),

@@ -5,6 +5,7 @@
 mod budget;
 mod models;
 mod streams;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -4,6 +4,7 @@
 
 mod budget;
 mod models;
+mod policies;
 mod streams;
 mod sweep;
 

@@ -78,12 +78,16 @@ impl Report {
     }
 
     /// The cell that gains most, where that is more than noise and more than all of the cache gains; of several that with
-    /// the fewest checkpoints.
+    /// the fewest checkpoints, and of those the first.
     fn best(&self) -> Option<(&Cell, Gain)> {
         let least = self.with_all.gain.map_or(0.0, |gain| gain.mean.max(0.0));
         let gains = self.cells.iter().filter_map(|cell| Some((cell, cell.gain?)));
         let certain = gains.filter(|(_, gain)| gain.is_certain() && gain.mean > least);
-        certain.max_by(|(a, of_a), (b, of_b)| of_a.mean.total_cmp(&of_b.mean).then(b.slots.cmp(&a.slots)))
+        // Of equal ones the last is taken, which is the first.
+        let order = |(a, of_a): &(&Cell, Gain), (b, of_b): &(&Cell, Gain)| {
+            of_a.mean.total_cmp(&of_b.mean).then(b.slots.cmp(&a.slots))
+        };
+        certain.rev().max_by(order)
     }
 
     /// The part of the cache's gain that a cell keeps, where there is a gain: below 0 where it is worse than no cache.
@@ -109,9 +113,10 @@ impl Report {
         align(&mut text, &rows, shown);
         if let Some((cell, Gain { mean, error })) = self.best() {
             let (policy, slots) = (cell.policy.map_or("", Policy::name), cell.slots);
+            let s = if slots == 1 { "" } else { "s" };
             let _ = writeln!(
                 text,
-                "least loss: {policy} with {slots} checkpoints, which gain {mean:.5} ± {error:.5} over no cache"
+                "least loss: {policy} with {slots} checkpoint{s}, a gain of {mean:.5} ± {error:.5} over no cache"
             );
         }
         for (_, reason) in &self.left_out {

@@ -5,12 +5,11 @@
 //! timed is also right.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use mcedge_models::Weights;
 use mcedge_models::spec::Spec;
-use mcedge_models::{Tensor, Weights, parameters};
 use mcedge_runtime::{Backend, Backlog, Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Tract};
 
 /// Live checkpoints at which steps are timed.
@@ -57,7 +56,7 @@ struct Runner<'a> {
 
 fn bench(name: &str, memory: &str, fill: usize) -> Result<(), Error> {
     let spec = Spec::parse(config(memory, fill).as_bytes())?;
-    let weights = weights(&spec)?;
+    let weights = Weights::made_up(&spec);
     let options = mcedge_export::Options { capacity: fill.max(1), ..Default::default() };
     let bundle = mcedge_export::bundle(&spec, &weights, options)?;
     let model = Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state)?;
@@ -159,20 +158,4 @@ fn config(memory: &str, fill: usize) -> String {
         r#"{{"format": "mcedge/1", "name": "bench", "input": {{"kind": "tokens", "vocab_size": 256}}, "d_model": 128,
             "blocks": [{block}, {block}], "final_norm": true, "head": {{"kind": "logits", "size": 256}}}}"#
     )
-}
-
-/// Weights like those of an untrained model: uniform, scaled by the fan-in.
-fn weights(spec: &Spec) -> Result<Weights, Error> {
-    let mut state = 1u64;
-    let mut uniform = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let mut tensors = BTreeMap::new();
-    for parameter in parameters(spec) {
-        let scale = 1.0 / (*parameter.shape.last().unwrap_or(&1) as f32).sqrt();
-        let data = (0..parameter.shape.iter().product()).map(|_| uniform() * scale).collect();
-        tensors.insert(parameter.name, Tensor { shape: parameter.shape, data });
-    }
-    Ok(Weights::new(tensors, spec)?)
 }

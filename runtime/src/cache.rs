@@ -1,12 +1,14 @@
 //! The checkpoint cache: memories at past segments' ends, in slots that never grow.
 
 use mcedge_models::Policy;
-use mcedge_models::contract::{CacheTensor, Contract, Reset, Scale};
+use mcedge_models::contract::{CacheTensor, Contract, Scale};
 use mcedge_models::spec::{Init, Segmentation};
 
 pub use self::slots::Slots;
 use self::table::{Table, add};
+use crate::EngineOptions;
 use crate::backend::{Buffer, Cells, CellsMut};
+use crate::spill::Spilled;
 
 mod slots;
 mod table;
@@ -24,6 +26,8 @@ mod table;
 ///   those that are i8, `[B, H, capacity]`. All is allocated once.
 /// - `streams` has one entry a stream, whose slots `0..len()` hold checkpoints: every read is a sum over slots.
 pub struct CheckpointCache<T> {
+    /// Before the tensors, which it must not outlive.
+    spilled: Option<Spilled>,
     tensors: Vec<T>,
     steps: Vec<T>,
     layouts: Vec<Layout>,
@@ -64,26 +68,32 @@ impl<T: Buffer> CheckpointCache<T> {
         contract: &Contract,
         tensors: Vec<T>,
         steps: Vec<T>,
-        policy: Policy,
-        slots: Option<usize>,
+        spilled: Option<Spilled>,
+        options: &EngineOptions,
     ) -> Self {
         let mut layouts: Vec<Layout> =
             contract.cache.iter().map(|cache| Layout::new(contract, cache)).collect();
         let quantised = layouts.iter_mut().zip(&contract.cache).filter(|(_, cache)| cache.steps.is_some());
         quantised.enumerate().for_each(|(index, (layout, _))| layout.steps = Some(index));
         // A contract without a cache may declare any number.
-        let most = slots.map_or(contract.capacity, |slots| slots.min(contract.capacity));
+        let most = options.slots.map_or(contract.capacity, |slots| slots.min(contract.capacity));
         let slots = if tensors.is_empty() { 0 } else { most };
         let longest = layouts.iter().map(|layout| layout.inner).max().unwrap_or_default();
         Self {
+            spilled,
             tensors,
             steps,
             layouts,
             streams: (0..contract.batch).map(|_| Slots::new(slots)).collect(),
-            policy,
+            policy: options.policy,
             merges: matches!(contract.segmentation, Segmentation::Logarithmic {}),
             row: vec![0.0; longest],
         }
+    }
+
+    /// Where memories lie in a file, if they do.
+    pub(crate) fn spilled(&mut self) -> Option<&mut Spilled> {
+        self.spilled.as_mut()
     }
 
     /// The tensors, one a cache tensor of the contract.
@@ -139,7 +149,7 @@ impl<T: Buffer> CheckpointCache<T> {
         for (index, (tensor, layout)) in self.tensors.iter_mut().zip(&self.layouts).enumerate() {
             let Cells::F32(from) = source(index).cells() else { continue };
             let (keep, factor) = layout.factors(twin.is_some(), tokens);
-            let mut table = layout.table(tensor, &mut self.steps);
+            let mut table = layout.table(cells(&mut self.spilled, index, tensor), &mut self.steps);
             for (row, values) in layout.rows_of(stream).zip(layout.values(from, stream)) {
                 let sum = &mut self.row[..layout.inner];
                 sum.fill(0.0);
@@ -159,13 +169,13 @@ impl<T: Buffer> CheckpointCache<T> {
 
     /// The two youngest checkpoints become one.
     fn merge(&mut self, stream: usize, older: usize, younger: usize) {
-        for (tensor, layout) in self.tensors.iter_mut().zip(&self.layouts) {
+        for (index, (tensor, layout)) in self.tensors.iter_mut().zip(&self.layouts).enumerate() {
             // They stand for as many tokens.
             let factor = match layout.merge {
                 Merge::Later | Merge::Add => 1.0,
                 Merge::Mean => 0.5,
             };
-            let mut table = layout.table(tensor, &mut self.steps);
+            let mut table = layout.table(cells(&mut self.spilled, index, tensor), &mut self.steps);
             for row in layout.rows_of(stream) {
                 if layout.merge == Merge::Later {
                     table.copy(row, younger, older);
@@ -179,8 +189,8 @@ impl<T: Buffer> CheckpointCache<T> {
             }
         }
         if let Some((from, to)) = self.streams[stream].unite(older, younger) {
-            for (tensor, layout) in self.tensors.iter_mut().zip(&self.layouts) {
-                let mut table = layout.table(tensor, &mut self.steps);
+            for (index, (tensor, layout)) in self.tensors.iter_mut().zip(&self.layouts).enumerate() {
+                let mut table = layout.table(cells(&mut self.spilled, index, tensor), &mut self.steps);
                 layout.rows_of(stream).for_each(|row| table.copy(row, from, to));
             }
         }
@@ -194,8 +204,7 @@ impl<T: Buffer> CheckpointCache<T> {
 
 impl Layout {
     fn new(contract: &Contract, cache: &CacheTensor) -> Self {
-        let state = contract.state.iter().find(|state| state.present == cache.from);
-        let is_context = state.is_some_and(|state| state.reset == Reset::Segment);
+        let is_context = contract.is_context(cache);
         let merge = match cache.scale {
             Scale::Mean => Merge::Mean,
             Scale::None if is_context || contract.init == Init::Restart => Merge::Add,
@@ -222,12 +231,12 @@ impl Layout {
         }
     }
 
-    fn table<'a, T: Buffer>(&self, tensor: &'a mut T, steps: &'a mut [T]) -> Table<'a> {
+    fn table<'a, T: Buffer>(&self, cells: CellsMut<'a>, steps: &'a mut [T]) -> Table<'a> {
         let steps = match self.steps.map(|index| steps[index].cells_mut()) {
             Some(CellsMut::F32(steps)) => steps,
             _ => &mut [],
         };
-        Table { cells: tensor.cells_mut(), steps, capacity: self.capacity, inner: self.inner }
+        Table { cells, steps, capacity: self.capacity, inner: self.inner }
     }
 
     /// The rows of a stream.
@@ -239,6 +248,14 @@ impl Layout {
     fn values<'a>(&self, from: &'a [f32], stream: usize) -> std::slice::ChunksExact<'a, f32> {
         let elements = self.rows * self.inner;
         from[stream * elements..(stream + 1) * elements].chunks_exact(self.inner)
+    }
+}
+
+/// The elements of cache tensor `index`, wherever they lie.
+fn cells<'a, T: Buffer>(spilled: &'a mut Option<Spilled>, index: usize, tensor: &'a mut T) -> CellsMut<'a> {
+    match spilled.as_mut().and_then(|spilled| spilled.cells_mut(index)) {
+        Some(cells) => cells,
+        None => tensor.cells_mut(),
     }
 }
 

@@ -9,7 +9,7 @@ use self::graph::Graph;
 use self::streams::Streams;
 use crate::backend::{Backend, Buffer, Cells, CellsMut};
 use crate::cache::CheckpointCache;
-use crate::{Error, Model};
+use crate::{Error, Model, Spill};
 
 mod backlog;
 mod gates;
@@ -35,12 +35,14 @@ pub struct Engine<B: Backend> {
 }
 
 /// How an engine keeps its streams.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineOptions {
     /// What becomes of checkpoints when there is no room for another.
     pub policy: Policy,
     /// The most checkpoints that a stream keeps, where that is less than the contract's capacity; 0 keeps none.
     pub slots: Option<usize>,
+    /// Where memories go that RAM has no room for; all stay in RAM without.
+    pub spill: Option<Spill>,
 }
 
 /// What a stream is given: one sample.
@@ -58,14 +60,14 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     ///
-    /// [`Error::Policy`] when the policy has no meaning for the model; [`Error::Graph`] when the graph's inputs and outputs
+    /// [`Error::Policy`] when the policy has no meaning for the model; [`Error::Spill`] when its memories cannot spill; [`Error::Graph`] when the graph's inputs and outputs
     /// are not those of the contract; [`Error::Backend`] when there is no memory.
     pub fn new(model: &Model, backend: B, options: EngineOptions) -> Result<Self, Error> {
         let contract = model.contract().clone();
         check_policy(&contract, options.policy)?;
         let gated = gates::blocks(&contract, backend.outputs());
         let step = Graph::new(backend, &contract, &gated)?;
-        let streams = Streams::new(model, step.backend(), &gated, options)?;
+        let streams = Streams::new(model, step.backend(), &gated, &options)?;
         Ok(Self { contract, streams, step, chunk: None })
     }
 
@@ -191,7 +193,7 @@ impl<B: Backend> Engine<B> {
 
     /// Runs what the step graph has been fed with, and commits it.
     fn run_step(&mut self) -> Result<(), Error> {
-        self.step.run(&self.streams)?;
+        self.step.run(&mut self.streams)?;
         if let Some((tensor, stream)) = self.step.outputs.not_finite(self.streams.active()) {
             let (token, stream) = (self.tokens_of(stream), (self.contract.batch > 1).then_some(stream));
             return Err(Error::Diverged { tensor: tensor.to_owned(), token, stream });

@@ -60,6 +60,12 @@ pub enum Error {
     /// A policy without a meaning for the model.
     #[error(transparent)]
     Policy(#[from] mcedge_models::PolicyError),
+    /// Memories that cannot go into a file.
+    #[error("cannot spill: {message}")]
+    Spill {
+        /// What is in the way.
+        message: String,
+    },
     /// What is wrong with one stream of a batch of several.
     #[error("stream {stream}")]
     Stream {

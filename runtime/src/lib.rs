@@ -13,6 +13,7 @@ mod error;
 mod model;
 mod policy;
 mod score;
+mod spill;
 
 #[cfg(feature = "ort")]
 pub use backend::ort::{Device, Ort, OrtOptions};
@@ -29,3 +30,4 @@ pub use mcedge_models::contract;
 pub use mcedge_models::{Policy, PolicyError};
 pub use model::Model;
 pub use score::{Score, bits};
+pub use spill::Spill;

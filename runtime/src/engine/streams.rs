@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use mcedge_models::contract::{Contract, Dtype, Reset};
+use mcedge_models::contract::{CacheTensor, Contract, Dtype, Reset};
 
 use super::gates::{BlockGates, Gates};
 use super::outputs::Outputs;
@@ -10,6 +10,7 @@ use super::{EngineOptions, f32s, f32s_mut, part, part_mut};
 use crate::backend::{Backend, Buffer, CellsMut, Element};
 use crate::cache::CheckpointCache;
 use crate::clock::Clock;
+use crate::spill::{self, Spilled};
 use crate::{Error, Model};
 
 /// The memory of B streams.
@@ -38,7 +39,7 @@ impl<T: Buffer> Streams<T> {
         model: &Model,
         backend: &B,
         gated: &[usize],
-        options: EngineOptions,
+        options: &EngineOptions,
     ) -> Result<Self, Error> {
         let contract = model.contract();
         let past = contract.state.iter().map(|state| backend.zeros(Element::F32, &state.shape));
@@ -99,6 +100,18 @@ impl<T: Buffer> Streams<T> {
     /// token included.
     pub(super) fn room(&self) -> usize {
         self.active_clocks().map(|(_, clock)| clock.room()).min().unwrap_or(1)
+    }
+
+    /// The most tokens, 1 at least, of one run, that what it reads stays in its budget.
+    pub(super) fn most_tokens(&mut self) -> usize {
+        self.cache.spilled().map_or(usize::MAX, |spilled| spilled.most_tokens())
+    }
+
+    /// Says that a run of `tokens` tokens has read the cache.
+    pub(super) fn touch(&mut self, tokens: usize) {
+        if let Some(spilled) = self.cache.spilled() {
+            spilled.touch(tokens);
+        }
     }
 
     /// The first of a run's `tokens` tokens with which any active stream's segment ends, `0..tokens`.
@@ -184,13 +197,22 @@ impl<T: Buffer> Streams<T> {
 fn cache<B: Backend>(
     contract: &Contract,
     backend: &B,
-    options: EngineOptions,
+    options: &EngineOptions,
 ) -> Result<CheckpointCache<B::Tensor>, Error> {
-    let tensors = contract.cache.iter().map(|cache| backend.zeros(element(cache.dtype), &cache.shape));
+    if options.spill.is_some() {
+        spill::check(contract)?;
+    }
+    let tensor = |cache: &CacheTensor| match &options.spill {
+        Some(_) if spill::is_spilled(contract, cache) => backend.reserve(element(cache.dtype), &cache.shape),
+        _ => backend.zeros(element(cache.dtype), &cache.shape),
+    };
+    let tensors = contract.cache.iter().map(tensor);
     let quantised = contract.cache.iter().filter(|cache| cache.steps.is_some());
     let steps = quantised.map(|cache| backend.zeros(Element::F32, &cache.shape[..=cache.slot_axis]));
-    let (tensors, steps) = (tensors.collect::<Result<_, _>>()?, steps.collect::<Result<_, _>>()?);
-    Ok(CheckpointCache::new(contract, tensors, steps, options.policy, options.slots))
+    let (mut tensors, steps) = (tensors.collect::<Result<Vec<_>, _>>()?, steps.collect::<Result<_, _>>()?);
+    // SAFETY: the cache keeps both, drops the tensors last, never gives one away and asks those that spill for nothing.
+    let spilled = options.spill.as_ref().map(|spill| unsafe { Spilled::new(contract, &mut tensors, spill) });
+    Ok(CheckpointCache::new(contract, tensors, steps, spilled.transpose()?, options))
 }
 
 fn element(dtype: Dtype) -> Element {

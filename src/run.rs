@@ -25,7 +25,7 @@ use crate::stream::{BackendArg, Placement, Stream, policy};
 use backlog::Backlog;
 use gates::Gates;
 use inputs::Inputs;
-use runner::{Outputs, Runner};
+use runner::{OnDivergence, Outputs, Runner};
 
 /// Flags of `mcedge run`.
 #[derive(clap::Args)]
@@ -54,6 +54,12 @@ pub struct Args {
     /// Which checkpoint goes when the cache is full
     #[arg(long, value_name = "POLICY", default_value_t, value_parser = policy())]
     evict: Policy,
+    /// What a sample does that makes the model diverge: numbers that are not finite, or past --max-norm
+    #[arg(long, value_enum, default_value_t = OnDivergence::RollBack)]
+    on_divergence: OnDivergence,
+    /// The largest norm of a memory or an output that is still sound
+    #[arg(long, value_name = "X", value_parser = max_norm)]
+    max_norm: Option<f32>,
     /// Say nothing on standard error unless something is wrong
     #[arg(short, long)]
     quiet: bool,
@@ -95,7 +101,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if !args.quiet {
         eprintln!("{}", introduction(&model, &stream));
     }
-    let mut runner = Runner::new(stream, args.placement().chunks(&model));
+    let mut runner = Runner::new(stream, args.placement().chunks(&model), args.on_divergence);
     let progress = if args.quiet { ProgressBar::hidden() } else { progress(&inputs, &args.output) };
     let result = drain(&mut inputs, &mut Backlog::new(contract), &mut runner, &mut outputs, &progress);
     progress.finish_and_clear();
@@ -194,7 +200,7 @@ impl Args {
 
     /// How the engine keeps its streams.
     fn engine(&self) -> EngineOptions {
-        EngineOptions { policy: self.evict, ..EngineOptions::default() }
+        EngineOptions { policy: self.evict, max_norm: self.max_norm, ..EngineOptions::default() }
     }
 
     /// Gates are those of a single token: with them, each is stepped.
@@ -238,6 +244,11 @@ pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(stop)
+}
+
+fn max_norm(text: &str) -> Result<f32, String> {
+    let norm = text.parse().ok().filter(|norm: &f32| *norm > 0.0);
+    norm.ok_or_else(|| format!("{text:?} is no number above 0"))
 }
 
 fn delimiter(text: &str) -> Result<u8, String> {

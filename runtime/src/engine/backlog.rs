@@ -107,7 +107,7 @@ impl<B: Backend> Engine<B> {
             chunk.fit(&self.contract, tokens)?;
             chunk.feed_backlog(backlog, start, self.streams.active());
             chunk.run(&mut self.streams)?;
-            if chunk.outputs.not_finite(self.streams.active()).is_some() {
+            if chunk.outputs.diverges(self.streams.active(), self.max_norm).is_some() {
                 // Steps find the token, if it is one of this piece at all: it may be past a segment's end.
                 (start..start + tokens).try_for_each(|token| self.step_at(backlog, token, output))?;
                 return Ok(tokens);

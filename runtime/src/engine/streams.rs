@@ -19,12 +19,16 @@ use crate::{Error, Model};
 ///
 /// - `past` and `initial` have one entry a state tensor, each `[B, …]`; `clocks` and `active` one a stream.
 /// - `segment_length` and `cache_length`, `[B]`, are what the clocks and the cache say.
-/// - All of it changes in [`Streams::commit`] and [`Streams::reset`] alone, which cannot fail; but for `active`, which
+/// - All of it changes in [`Streams::commit`], [`Streams::roll_back`] and [`Streams::reset`] alone, which cannot fail; but for `active`, which
 ///   says whom the run at hand is for.
 pub(super) struct Streams<T> {
     initial: Vec<Vec<f32>>,
     resets: Vec<Reset>,
     past: Vec<T>,
+    /// What `past` was when the online segment began: the last state that is known to be good.
+    good: Vec<Vec<f32>>,
+    /// Whether a stream has gone back to it and has ended no segment since, `[B]`.
+    has_gone_back: Vec<bool>,
     cache: CheckpointCache<T>,
     clocks: Vec<Clock>,
     segment_length: T,
@@ -47,6 +51,8 @@ impl<T: Buffer> Streams<T> {
             initial: model.initial().to_vec(),
             resets: contract.state.iter().map(|state| state.reset).collect(),
             past: past.collect::<Result<_, _>>()?,
+            good: model.initial().to_vec(),
+            has_gone_back: vec![false; contract.batch],
             cache: cache(contract, backend, options)?,
             clocks: (0..contract.batch).map(|_| Clock::new(contract)).collect(),
             segment_length: backend.zeros(Element::I64, &[contract.batch])?,
@@ -147,6 +153,7 @@ impl<T: Buffer> Streams<T> {
                 self.restore(stream, outputs);
             } else if self.clocks[stream].inside() == 0 {
                 self.restart(stream, |reset| reset != Reset::Never);
+                self.keep(stream);
             }
         }
         self.publish();
@@ -155,11 +162,40 @@ impl<T: Buffer> Streams<T> {
     /// Takes a stream back to its start.
     pub(super) fn reset(&mut self, stream: usize) {
         self.restart(stream, |_| true);
+        self.keep(stream);
         self.cache.clear(stream);
         self.clocks[stream].reset();
         let batch = self.clocks.len();
         self.gates.iter_mut().for_each(|gates| gates.clear(stream, batch));
         self.publish();
+    }
+
+    /// Takes a stream's state back to the beginning of its online segment, or, when it has been there already, to that of
+    /// the stream; the tokens lost from memory.
+    pub(super) fn roll_back(&mut self, stream: usize) -> u64 {
+        let batch = self.clocks.len();
+        if self.has_gone_back[stream] {
+            self.restart(stream, |_| true);
+            self.keep(stream);
+        } else {
+            for (past, good) in self.past.iter_mut().zip(&self.good) {
+                part_mut(f32s_mut(past), stream, batch).copy_from_slice(part(good, stream, batch));
+            }
+        }
+        self.has_gone_back[stream] = true;
+        self.gates.iter_mut().for_each(|gates| gates.clear(stream, batch));
+        let lost = self.clocks[stream].give_up();
+        self.publish();
+        lost
+    }
+
+    /// Keeps a stream's state as one to go back to.
+    fn keep(&mut self, stream: usize) {
+        let batch = self.clocks.len();
+        for (good, past) in self.good.iter_mut().zip(&self.past) {
+            part_mut(good, stream, batch).copy_from_slice(part(f32s(past), stream, batch));
+        }
+        self.has_gone_back[stream] = false;
     }
 
     /// Gives an idle stream back its state, which has been swapped for what the run made of it.

@@ -11,7 +11,6 @@ use crate::spec::{Aggregation, Caching, Init, Memory};
 /// A policy acts at a segment's end alone, when the cache is full and a new checkpoint has been made; it then looks at the
 /// live ones, from the oldest to the youngest, and at the new one. Where two are alike to it, the older goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Policy {
     /// The oldest: the cache is a sliding window over the past's segments.
     #[default]

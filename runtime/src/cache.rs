@@ -1,69 +1,64 @@
 //! The checkpoint cache: memories at past segments' ends, in slots that never grow.
 
 use mcedge_models::Policy;
-use mcedge_models::contract::{CacheTensor, Contract, Scale};
-use mcedge_models::spec::{Init, Segmentation};
+use mcedge_models::contract::{CacheTensor, Contract};
+use mcedge_models::spec::Segmentation;
 
+pub(crate) use self::slots::Place;
 pub use self::slots::Slots;
-use self::table::{Table, add};
+use self::store::Store;
+pub(crate) use self::store::{New, Part};
 use crate::EngineOptions;
-use crate::backend::{Buffer, Cells, CellsMut};
+use crate::backend::Buffer;
+use crate::policy::{self, Decision, Scratch};
 use crate::spill::Spilled;
 
 mod slots;
+mod store;
 mod table;
 
 /// The checkpoints of B streams, in tensors that the graph reads as they are.
 ///
 /// Under logarithmic segmentation the two youngest checkpoints of a stream become one whenever they stand for as many
-/// tokens: with `init: continue` the later memory stands for both and contexts add; with `init: restart` memories add
-/// as well. Contexts that are means stay so, each weighted by its tokens. What has not merged then goes through the
-/// policy when there is no slot left.
+/// tokens. What has not merged then goes through the policy when there is no slot left. Where two become one, with
+/// `init: continue` the later memory stands for both and contexts add; with `init: restart` memories add as well.
+/// Contexts that are means stay so, each weighted by its tokens.
 ///
 /// # Invariants
 ///
-/// - `tensors` has one entry a cache tensor of the contract, each `[B, H, capacity, …]`; `steps` has one for each of
-///   those that are i8, `[B, H, capacity]`. All is allocated once.
-/// - `streams` has one entry a stream, whose slots `0..len()` hold checkpoints: every read is a sum over slots.
+/// - The tensors hold B streams' slots, and `streams` has one entry a stream, whose slots `0..len()` hold checkpoints:
+///   every read is a sum over slots.
+/// - All is allocated once.
 pub struct CheckpointCache<T> {
-    /// Before the tensors, which it must not outlive.
-    spilled: Option<Spilled>,
-    tensors: Vec<T>,
-    steps: Vec<T>,
-    layouts: Vec<Layout>,
+    store: Store<T>,
     streams: Vec<Slots>,
     policy: Policy,
     /// Whether the youngest merge.
     merges: bool,
-    /// One row, `[inner]` of the longest.
-    row: Vec<f32>,
-}
-
-/// Where a slot lies in a cache tensor `[B · rows, capacity, inner]`, row-major, and what goes into it.
-struct Layout {
-    /// Rows of one stream.
-    rows: usize,
+    /// What is left of a gate's weight with every segment.
+    retention: f64,
+    /// Slots of the tensors, of which those of `streams` may be fewer.
     capacity: usize,
-    inner: usize,
-    /// Index of the tensor's entry in `steps`, with i8.
-    steps: Option<usize>,
-    merge: Merge,
+    scratch: Scratch,
 }
 
-/// What becomes of two checkpoints that merge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Merge {
-    /// The younger stands for both.
-    Later,
-    /// They add.
-    Add,
-    /// What is pushed is a sum over a segment's tokens, a checkpoint holds their mean; so does a merged one.
-    Mean,
+/// What one stream's checkpoints hold, and the one that is being made.
+pub(crate) struct Contents<'a, T> {
+    store: &'a mut Store<T>,
+    stream: usize,
+    pub(crate) new: &'a New<'a, T>,
+}
+
+impl<T: Buffer> Contents<'_, T> {
+    /// The stream's part of every tensor.
+    pub(crate) fn parts(&mut self) -> impl Iterator<Item = Part<'_>> {
+        self.store.parts(self.stream, Some(self.new))
+    }
 }
 
 impl<T: Buffer> CheckpointCache<T> {
-    /// An empty cache of `slots` checkpoints at most, of the contract's capacity when that is less, over `tensors`, one a cache tensor of the contract and of its shape, and `steps`, one a cache
-    /// tensor that has any.
+    /// An empty cache of `options.slots` checkpoints at most, of the contract's capacity when that is less, over `tensors`, one a
+    /// cache tensor of the contract and of its shape, and `steps`, one a cache tensor that has any.
     pub(crate) fn new(
         contract: &Contract,
         tensors: Vec<T>,
@@ -71,40 +66,35 @@ impl<T: Buffer> CheckpointCache<T> {
         spilled: Option<Spilled>,
         options: &EngineOptions,
     ) -> Self {
-        let mut layouts: Vec<Layout> =
-            contract.cache.iter().map(|cache| Layout::new(contract, cache)).collect();
-        let quantised = layouts.iter_mut().zip(&contract.cache).filter(|(_, cache)| cache.steps.is_some());
-        quantised.enumerate().for_each(|(index, (layout, _))| layout.steps = Some(index));
         // A contract without a cache may declare any number.
         let most = options.slots.map_or(contract.capacity, |slots| slots.min(contract.capacity));
         let slots = if tensors.is_empty() { 0 } else { most };
-        let longest = layouts.iter().map(|layout| layout.inner).max().unwrap_or_default();
+        let store = Store::new(contract, tensors, steps, spilled);
         Self {
-            spilled,
-            tensors,
-            steps,
-            layouts,
             streams: (0..contract.batch).map(|_| Slots::new(slots)).collect(),
             policy: options.policy,
             merges: matches!(contract.segmentation, Segmentation::Logarithmic {}),
-            row: vec![0.0; longest],
+            retention: 0.5f64.powf(1.0 / slots.max(1) as f64),
+            capacity: contract.capacity,
+            scratch: Scratch::new(slots, store.longest_row()),
+            store,
         }
     }
 
     /// Where memories lie in a file, if they do.
     pub(crate) fn spilled(&mut self) -> Option<&mut Spilled> {
-        self.spilled.as_mut()
+        self.store.spilled.as_mut()
     }
 
     /// The tensors, one a cache tensor of the contract.
     pub fn tensors(&self) -> &[T] {
-        &self.tensors
+        &self.store.tensors
     }
 
     /// What an element of 1 stands for, `[B, H, capacity]`: one tensor for each of the contract's cache tensors that
     /// is i8, in their order.
     pub fn steps(&self) -> &[T] {
-        &self.steps
+        &self.store.steps
     }
 
     /// The checkpoints of stream `stream`, `0..B`.
@@ -127,71 +117,99 @@ impl<T: Buffer> CheckpointCache<T> {
         self.streams.iter().map(Slots::pushed).sum()
     }
 
-    /// Keeps a copy of stream `stream`'s part of `source(i)`, `[B, …]`, for every cache tensor i, as the checkpoint of
-    /// a segment of `tokens` tokens.
-    pub(crate) fn push<'a>(&mut self, stream: usize, source: impl Fn(usize) -> &'a T, tokens: u64)
-    where
-        T: 'a,
-    {
-        if self.streams[stream].capacity() == 0 {
+    /// Notes who was read, where the policy follows it: `tokens` tokens of stream `stream`, by the checkpoints that are
+    /// live, in `blocks`, each `[tokens, H, capacity + 1]` of gates by slot.
+    ///
+    /// Tokens come before blocks, so that the sums are the same, bit by bit, however tokens are cut into runs.
+    pub(crate) fn follow<'a>(
+        &mut self,
+        stream: usize,
+        tokens: usize,
+        blocks: impl Iterator<Item = &'a [f32]> + Clone,
+    ) {
+        let slots = &mut self.streams[stream];
+        if !self.policy.needs_gates() || slots.is_empty() {
             return;
         }
-        let slots = &mut self.streams[stream];
-        // A twin takes the new one in at once: stored first, it might evict what need not go.
-        let twin = slots.youngest_of(tokens).filter(|_| self.merges);
-        let slot = match twin {
-            Some(slot) => {
-                slots.extend_youngest(tokens);
-                slot
-            }
-            None => slots.claim(self.policy, tokens),
-        };
-        for (index, (tensor, layout)) in self.tensors.iter_mut().zip(&self.layouts).enumerate() {
-            let Cells::F32(from) = source(index).cells() else { continue };
-            let (keep, factor) = layout.factors(twin.is_some(), tokens);
-            let mut table = layout.table(cells(&mut self.spilled, index, tensor), &mut self.steps);
-            for (row, values) in layout.rows_of(stream).zip(layout.values(from, stream)) {
-                let sum = &mut self.row[..layout.inner];
-                sum.fill(0.0);
-                if keep != 0.0 {
-                    table.add_to(sum, row, slot, keep);
-                }
-                add(sum, values, factor);
-                table.put(sum, row, slot);
+        for token in 0..tokens {
+            for gates in blocks.clone() {
+                let heads = gates.len() / tokens;
+                let heads = gates[token * heads..(token + 1) * heads].chunks_exact(self.capacity + 1);
+                heads.for_each(|gates| slots.add_gates(gates));
             }
         }
-        while self.merges
-            && let Some((older, younger)) = self.streams[stream].twins()
-        {
-            self.merge(stream, older, younger);
+        slots.add_read_tokens(tokens);
+    }
+
+    /// A segment of stream `stream` has ended, and leaves a checkpoint.
+    pub(crate) fn push(&mut self, stream: usize, new: &New<'_, T>) {
+        let slots = &mut self.streams[stream];
+        if slots.capacity() == 0 {
+            return;
+        }
+        // A twin takes the new one in at once: stored first, it might evict what need not go.
+        if self.merges && slots.youngest_tokens() == Some(new.tokens) {
+            self.merge(stream, self.streams[stream].len() - 1, Some(new));
+            while self.streams[stream].has_twins() {
+                self.merge(stream, self.streams[stream].len() - 2, None);
+            }
+        } else if !slots.is_full() {
+            self.add(stream, new);
+        } else {
+            self.evict(stream, new);
+        }
+        self.streams[stream].fade(self.retention);
+    }
+
+    /// Does what the policy decides of a cache that has no room for the new one.
+    fn evict(&mut self, stream: usize, new: &New<'_, T>) {
+        let slots = &mut self.streams[stream];
+        let contents = Contents { store: &mut self.store, stream, new };
+        match policy::decide(self.policy, slots, contents, &mut self.scratch) {
+            Decision::Goes(position) if position == slots.len() => slots.decline(),
+            Decision::Goes(position) => {
+                let slot = slots.replace(position, new.tokens, new.end);
+                self.copy(stream, Place::New, slot, Some(new));
+            }
+            Decision::Unites(position) if position + 1 == slots.len() => {
+                self.merge(stream, position, Some(new));
+            }
+            Decision::Unites(position) => {
+                self.merge(stream, position, None);
+                self.add(stream, new);
+            }
         }
     }
 
-    /// The two youngest checkpoints become one.
-    fn merge(&mut self, stream: usize, older: usize, younger: usize) {
-        for (index, (tensor, layout)) in self.tensors.iter_mut().zip(&self.layouts).enumerate() {
-            // They stand for as many tokens.
-            let factor = match layout.merge {
-                Merge::Later | Merge::Add => 1.0,
-                Merge::Mean => 0.5,
-            };
-            let mut table = layout.table(cells(&mut self.spilled, index, tensor), &mut self.steps);
-            for row in layout.rows_of(stream) {
-                if layout.merge == Merge::Later {
-                    table.copy(row, younger, older);
-                    continue;
+    /// Keeps the new one where there is room.
+    fn add(&mut self, stream: usize, new: &New<'_, T>) {
+        let slot = self.streams[stream].add(new.tokens, new.end);
+        self.copy(stream, Place::New, slot, Some(new));
+    }
+
+    fn copy(&mut self, stream: usize, from: Place, to: usize, new: Option<&New<'_, T>>) {
+        let room = self.scratch.row();
+        self.store.parts(stream, new).for_each(|mut part| part.copy(from, to, room));
+    }
+
+    /// The checkpoint at `position` and the next younger one, or `new` when there is none, become one.
+    fn merge(&mut self, stream: usize, position: usize, new: Option<&New<'_, T>>) {
+        let slots = &mut self.streams[stream];
+        let (older, younger) = (slots.slot(position), slots.place(position + 1));
+        let tokens = [
+            slots.tokens(older),
+            new.map_or_else(|| slots.tokens(slots.slot(position + 1)), |new| new.tokens),
+        ];
+        let all = (tokens[0] + tokens[1]) as f64;
+        let shares = tokens.map(|tokens| (tokens as f64 / all) as f32);
+        let room = self.scratch.row();
+        self.store.parts(stream, new).for_each(|mut part| part.merge(older, younger, shares, room));
+        match new {
+            Some(new) => slots.extend_youngest(new.tokens, new.end),
+            None => {
+                if let Some((from, to)) = slots.unite(position) {
+                    self.copy(stream, Place::Slot(from), to, None);
                 }
-                let sum = &mut self.row[..layout.inner];
-                sum.fill(0.0);
-                table.add_to(sum, row, older, factor);
-                table.add_to(sum, row, younger, factor);
-                table.put(sum, row, older);
-            }
-        }
-        if let Some((from, to)) = self.streams[stream].unite(older, younger) {
-            for (index, (tensor, layout)) in self.tensors.iter_mut().zip(&self.layouts).enumerate() {
-                let mut table = layout.table(cells(&mut self.spilled, index, tensor), &mut self.steps);
-                layout.rows_of(stream).for_each(|row| table.copy(row, from, to));
             }
         }
     }
@@ -199,63 +217,6 @@ impl<T: Buffer> CheckpointCache<T> {
     /// Forgets every checkpoint of a stream.
     pub(crate) fn clear(&mut self, stream: usize) {
         self.streams[stream].clear();
-    }
-}
-
-impl Layout {
-    fn new(contract: &Contract, cache: &CacheTensor) -> Self {
-        let is_context = contract.is_context(cache);
-        let merge = match cache.scale {
-            Scale::Mean => Merge::Mean,
-            Scale::None if is_context || contract.init == Init::Restart => Merge::Add,
-            Scale::None => Merge::Later,
-        };
-        Self {
-            rows: cache.shape[1..cache.slot_axis].iter().product(),
-            capacity: contract.capacity,
-            inner: cache.shape[cache.slot_axis + 1..].iter().product(),
-            steps: None,
-            merge,
-        }
-    }
-
-    /// What a slot's old value and a new one of `tokens` tokens are multiplied by before they add up. The old one is a
-    /// twin, of as many tokens, or goes.
-    fn factors(&self, is_twin: bool, tokens: u64) -> (f32, f32) {
-        match self.merge {
-            Merge::Add if is_twin => (1.0, 1.0),
-            // The slot holds a mean, the new one is a sum still.
-            Merge::Mean if is_twin => (0.5, 0.5 / tokens as f32),
-            Merge::Mean => (0.0, 1.0 / tokens as f32),
-            Merge::Add | Merge::Later => (0.0, 1.0),
-        }
-    }
-
-    fn table<'a, T: Buffer>(&self, cells: CellsMut<'a>, steps: &'a mut [T]) -> Table<'a> {
-        let steps = match self.steps.map(|index| steps[index].cells_mut()) {
-            Some(CellsMut::F32(steps)) => steps,
-            _ => &mut [],
-        };
-        Table { cells, steps, capacity: self.capacity, inner: self.inner }
-    }
-
-    /// The rows of a stream.
-    fn rows_of(&self, stream: usize) -> std::ops::Range<usize> {
-        stream * self.rows..(stream + 1) * self.rows
-    }
-
-    /// The rows of a stream in what is copied, `from` `[B · rows, inner]`.
-    fn values<'a>(&self, from: &'a [f32], stream: usize) -> std::slice::ChunksExact<'a, f32> {
-        let elements = self.rows * self.inner;
-        from[stream * elements..(stream + 1) * elements].chunks_exact(self.inner)
-    }
-}
-
-/// The elements of cache tensor `index`, wherever they lie.
-fn cells<'a, T: Buffer>(spilled: &'a mut Option<Spilled>, index: usize, tensor: &'a mut T) -> CellsMut<'a> {
-    match spilled.as_mut().and_then(|spilled| spilled.cells_mut(index)) {
-        Some(cells) => cells,
-        None => tensor.cells_mut(),
     }
 }
 

@@ -64,12 +64,14 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     ///
-    /// [`Error::Policy`] when the policy has no meaning for the model; [`Error::Spill`] when its memories cannot spill; [`Error::Graph`] when the graph's inputs and outputs
-    /// are not those of the contract; [`Error::Backend`] when there is no memory.
+    /// [`Error::Policy`] when the policy has no meaning for the model, [`Error::NoGates`] when it follows gates that the
+    /// graph does not give, [`Error::Spill`] when its memories cannot spill; [`Error::Graph`] when the graph's inputs and outputs are not those of the contract;
+    /// [`Error::Backend`] when there is no memory.
     pub fn new(model: &Model, backend: B, options: EngineOptions) -> Result<Self, Error> {
         let contract = model.contract().clone();
         check_policy(&contract, options.policy)?;
         let gated = gates::blocks(&contract, backend.outputs());
+        gates::check(&contract, options.policy, &gated)?;
         let step = Graph::new(backend, &contract, &gated)?;
         let streams = Streams::new(model, step.backend(), &gated, &options)?;
         Ok(Self { contract, streams, step, chunk: None, max_norm: options.max_norm })

@@ -69,6 +69,14 @@ pub enum Error {
         /// What is in the way.
         message: String,
     },
+    /// A policy that follows the gates, over graphs that have none.
+    #[error(
+        "policy `{policy}` follows who is read, and the bundle's graphs do not say it: export it with --gates"
+    )]
+    NoGates {
+        /// The policy.
+        policy: mcedge_models::Policy,
+    },
     /// What is wrong with one stream of a batch of several.
     #[error("stream {stream}")]
     Stream {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use mcedge_models::Policy;
 use mcedge_models::contract::{BlockFunction, CacheTensor, Contract};
 use mcedge_models::spec::Aggregation;
 
@@ -20,6 +21,8 @@ pub struct Spill {
     pub resident_bytes: usize,
 }
 
+/// The most checkpoints that the making of one touches: two that become one, and one that moves.
+const CHECKPOINTS: usize = 4;
 /// Linux maps up to so many bytes around a page that is missed, where the file's are in its cache.
 const AROUND: usize = 1 << 16;
 
@@ -82,7 +85,12 @@ fn most_read(contract: &Contract, cache: &CacheTensor) -> usize {
 /// # Errors
 ///
 /// [`Error::Spill`] when they are not, or when there is no cache.
-pub(crate) fn check(contract: &Contract) -> Result<(), Error> {
+pub(crate) fn check(contract: &Contract, policy: Policy) -> Result<(), Error> {
+    if policy == Policy::Merge {
+        return Err(failed(
+            "policy `merge` compares all memories, expected one that does not read them".into(),
+        ));
+    }
     let cached = || contract.blocks.iter().filter(|block| block.memory.is_cached());
     let other = cached().find(|block| block.memory.caching.aggregation != Aggregation::Ssc);
     match other {
@@ -121,7 +129,7 @@ impl Spilled {
             let rows: usize = cache.shape[..cache.slot_axis].iter().product();
             let memory = inner + 2 * AROUND;
             token += rows * memory * most_read(contract, cache);
-            checkpoint += rows * memory;
+            checkpoint += rows * memory * CHECKPOINTS;
         }
         let needed = token + checkpoint;
         if needed > most {
@@ -144,9 +152,9 @@ impl Spilled {
         Ok(Self { parts, resident: 0, most, token, checkpoint })
     }
 
-    /// The elements of cache tensor `index`, when it lies in the file.
-    pub(crate) fn cells_mut(&mut self, index: usize) -> Option<CellsMut<'_>> {
-        self.parts[index].as_mut().map(Part::cells_mut)
+    /// The elements of every cache tensor, where it lies in the file.
+    pub(crate) fn all_cells_mut(&mut self) -> impl Iterator<Item = Option<CellsMut<'_>>> {
+        self.parts.iter_mut().map(|part| part.as_mut().map(Part::cells_mut))
     }
 
     /// The most tokens, 1 at least, of one run.

@@ -84,6 +84,7 @@ impl<'a> Block<'a> {
     pub fn step(&mut self, input: Vector) -> Step {
         let x = self.norm.apply(&input);
         let (y, loss, gates) = self.mix(&x);
+        self.checkpoints.add_gates(&gates);
         let mut x = if self.spec.residual { input + y } else { y };
         if let Some((norm, up, down)) = &self.mlp {
             let hidden = up.apply(&norm.apply(&x)).mapv(gelu);
@@ -164,7 +165,7 @@ impl<'a> Block<'a> {
 
     /// The heads' reads, concatenated, `[D]`, and the gates of each.
     fn read(&self, q: &[Vector], u: &[Vector]) -> (Vector, Gates) {
-        let memories: Vec<&Checkpoint> = self.checkpoints.iter().chain([&self.online]).collect();
+        let memories: Vec<&Checkpoint> = self.checkpoints.live().iter().chain([&self.online]).collect();
         if let Some(gate) = &self.gate {
             let gates = read::channel_gates(&memories, &gate.weight, &gate.bias);
             return (read::gated_channels(&memories, &gates), self.head_means(&gates));
@@ -187,15 +188,50 @@ impl<'a> Block<'a> {
         (0..self.spec.num_heads).map(|head| gates.iter().map(|gate| mean(gate, head)).collect()).collect()
     }
 
-    /// Keeps a checkpoint of the online memory, and begins the next segment.
-    pub fn end_segment(&mut self) {
+    /// Keeps a checkpoint of the online memory, which is that of the stream's first `end` tokens, and begins the next
+    /// segment.
+    pub fn end_segment(&mut self, end: usize) {
         let dh = self.online.key_sums[0].len();
         // Attention's window is of tokens, and goes on through segments' ends.
         let restarts =
             self.spec.caching.init == Init::Restart && !matches!(self.spec.memory, Memory::Attention { .. });
         let state = if restarts { &self.initial } else { &self.online.state }.clone();
         let next = Checkpoint::empty(state, self.spec.num_heads, dh);
-        self.checkpoints.push(std::mem::replace(&mut self.online, next));
+        let finished = std::mem::replace(&mut self.online, next);
+        self.checkpoints.push(Checkpoint { end, ..finished });
+    }
+
+    /// Its checkpoints.
+    pub fn checkpoints(&self) -> &Checkpoints<'a> {
+        &self.checkpoints
+    }
+
+    /// As [`Block::checkpoints`], to change.
+    pub fn checkpoints_mut(&mut self) -> &mut Checkpoints<'a> {
+        &mut self.checkpoints
+    }
+
+    /// The contexts of a checkpoint, head by head; empty where nothing is scored by them.
+    pub fn contexts(&self, checkpoint: &Checkpoint) -> Vec<Vector> {
+        let caching = &self.spec.caching;
+        let heads = if caching.aggregation.is_gated() { self.spec.num_heads } else { 0 };
+        (0..heads).map(|head| checkpoint.context(caching.context, head)).collect()
+    }
+
+    /// All that a cache keeps of a checkpoint: of every head every tensor, what a gate of it needs, and its context.
+    pub fn kept(&self, checkpoint: &Checkpoint) -> Vec<Vector> {
+        let heads = self.spec.num_heads;
+        let mut kept = self.contexts(checkpoint);
+        kept.extend((0..heads).flat_map(|head| checkpoint.state.kept(&self.spec.memory, head, heads)));
+        if let Some(gate) = &self.gate
+            && let State::Cell { h, .. } = &checkpoint.state
+        {
+            // The part of W_g [h; h_i] that is h_i's.
+            let d = h.len();
+            let part = gate.weight.slice(s![.., d..]).dot(h);
+            kept.extend(part.axis_chunks_iter(Axis(0), d / heads).map(|head| head.to_owned()));
+        }
+        kept
     }
 }
 

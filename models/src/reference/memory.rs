@@ -28,6 +28,19 @@ impl State {
     }
 }
 
+impl State {
+    /// What a checkpoint keeps of one of `heads` heads: the tensors that a read uses, each as one vector.
+    pub fn kept(&self, memory: &Memory, head: usize, heads: usize) -> Vec<Vector> {
+        match self {
+            State::Heads(states) => states[head].kept(memory),
+            State::Cell { h, .. } => {
+                let dh = h.len() / heads;
+                vec![h.slice(s![head * dh..(head + 1) * dh]).to_owned()]
+            }
+        }
+    }
+}
+
 /// One head's memory.
 #[derive(Clone)]
 pub enum HeadState {
@@ -194,6 +207,21 @@ impl HeadState {
             }
         }
         mixed
+    }
+
+    fn kept(&self, memory: &Memory) -> Vec<Vector> {
+        let flat = |m: &Matrix| Vector::from_iter(m.iter().copied());
+        match self {
+            HeadState::Linear { m, z } => match memory {
+                Memory::Linear { normalized: true, .. } => vec![flat(m), z.clone()],
+                _ => vec![flat(m)],
+            },
+            HeadState::Swla { m, .. } | HeadState::GatedDelta { m } => vec![flat(m)],
+            HeadState::Mlp { layers, .. } => {
+                layers.iter().flat_map(|layer| [flat(&layer.w), layer.b.clone()]).collect()
+            }
+            HeadState::Attention { .. } => unreachable!("attention has no checkpoints"),
+        }
     }
 
     fn emptied(&self) -> HeadState {

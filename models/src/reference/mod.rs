@@ -9,12 +9,14 @@ mod clock;
 mod math;
 mod memory;
 mod model;
+mod policy;
 mod read;
 mod source;
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::spec::{Input, Segmentation, Spec};
+use crate::policy::{Policy, PolicyError};
+use crate::spec::{Aggregation, Input, Segmentation, Spec};
 use crate::weights::Weights;
 
 /// One stream of input from its start.
@@ -33,6 +35,21 @@ impl Stream<'_> {
             Stream::Features(samples) => samples.nrows(),
             Stream::Tokens(tokens) => tokens.len(),
         }
+    }
+}
+
+/// The checkpoint cache of every block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cache {
+    /// The most checkpoints; `None` for all.
+    pub capacity: Option<usize>,
+    /// What makes room when there is one too many.
+    pub policy: Policy,
+}
+
+impl From<Option<usize>> for Cache {
+    fn from(capacity: Option<usize>) -> Self {
+        Cache { capacity, policy: Policy::default() }
     }
 }
 
@@ -66,6 +83,9 @@ pub enum ReferenceError {
         /// Tokens of the model are `0..vocab_size`.
         vocab_size: usize,
     },
+    /// A policy without a meaning for the model.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Weights that were checked against another spec.
     #[error("the weights are not this spec's: `{name}` is missing or has another shape than {expected:?}")]
     Weights {
@@ -78,21 +98,20 @@ pub enum ReferenceError {
 
 /// Runs one stream from its start and returns `[T, O]`.
 ///
-/// With `capacity` the cache of every block holds that many checkpoints and the oldest leaves when a new one comes;
-/// without it, it keeps all. So does, whatever the capacity, the cache of a block that [`collapses`](crate::collapses):
-/// there the function of all checkpoints costs no more than that of none.
+/// `cache` says how many checkpoints every block keeps, and what goes when there is one more. A block that
+/// [`collapses`](crate::collapses) keeps all: there the function of all checkpoints costs no more than that of none.
 ///
 /// # Errors
 ///
-/// [`ReferenceError`]: a stream of another kind or size than the model's, a token outside the vocabulary, or weights
-/// of another spec.
+/// [`ReferenceError`]: a stream of another kind or size than the model's, a token outside the vocabulary, weights
+/// of another spec, or a policy without a meaning for the model.
 pub fn run(
     spec: &Spec,
     weights: &Weights,
     input: Stream<'_>,
-    capacity: Option<usize>,
+    cache: impl Into<Cache>,
 ) -> Result<Array2<f64>, ReferenceError> {
-    Ok(trace(spec, weights, input, capacity)?.output)
+    Ok(trace(spec, weights, input, cache)?.output)
 }
 
 /// Who was read by one token in one block, `[H]` of `[n + 1]`: the weight of each live checkpoint, oldest first, and of
@@ -124,10 +143,12 @@ pub fn trace(
     spec: &Spec,
     weights: &Weights,
     input: Stream<'_>,
-    capacity: Option<usize>,
+    cache: impl Into<Cache>,
 ) -> Result<Trace, ReferenceError> {
+    let cache = cache.into();
     check(spec, input)?;
-    let mut model = model::Model::new(spec, weights, capacity)?;
+    check_policy(spec, cache)?;
+    let mut model = model::Model::new(spec, weights, cache)?;
     let output = Array2::zeros((input.tokens(), spec.head.size()));
     let gates = vec![Vec::new(); spec.blocks.len()];
     let mut trace = Trace { output, segments: Vec::new(), losses: Vec::new(), gates };
@@ -146,6 +167,14 @@ pub fn trace(
         }
     }
     Ok(trace)
+}
+
+fn check_policy(spec: &Spec, cache: Cache) -> Result<(), ReferenceError> {
+    let cached = spec.blocks.iter().filter(|block| block.caching.aggregation != Aggregation::None);
+    if cache.capacity.is_some() {
+        cache.policy.check(spec.init(), cached.map(|block| (&block.memory, &block.caching)))?;
+    }
+    Ok(())
 }
 
 fn check(spec: &Spec, input: Stream<'_>) -> Result<(), ReferenceError> {

@@ -5,8 +5,9 @@ use ndarray::ArrayView1;
 use super::block::Block;
 use super::clock::Clock;
 use super::math::{Matrix, Vector};
+use super::policy::{self, Decision};
 use super::source::{Linear, Norm, Source};
-use super::{Gates, ReferenceError};
+use super::{Cache, Gates, ReferenceError};
 use crate::spec::{self, Input, Spec};
 use crate::weights::{Weights, collapses};
 
@@ -21,6 +22,9 @@ pub struct Model<'a> {
     final_norm: Norm,
     head: Linear,
     clock: Clock,
+    cache: Cache,
+    /// Since the start.
+    tokens: usize,
 }
 
 /// What one token makes of a model.
@@ -36,7 +40,7 @@ pub struct Step {
 }
 
 impl<'a> Model<'a> {
-    pub fn new(spec: &'a Spec, weights: &Weights, capacity: Option<usize>) -> Result<Self, ReferenceError> {
+    pub fn new(spec: &'a Spec, weights: &Weights, cache: Cache) -> Result<Self, ReferenceError> {
         let mut source = Source { weights, prefix: String::new() };
         let (d, outputs) = (spec.d_model, spec.head.size());
         let (embed, embed_bias) = match spec.input {
@@ -52,11 +56,11 @@ impl<'a> Model<'a> {
         let mut blocks = Vec::new();
         for (i, block) in spec.blocks.iter().enumerate() {
             source.prefix = format!("blocks.{i}.");
-            let capacity = if collapses(spec, weights, i) { None } else { capacity };
+            let capacity = if collapses(spec, weights, i) { None } else { cache.capacity };
             blocks.push(Block::new(block, &source, d, capacity)?);
         }
         let clock = Clock::new(spec.segmentation());
-        Ok(Model { spec, embed, embed_bias, blocks, final_norm, head, clock })
+        Ok(Model { spec, embed, embed_bias, blocks, final_norm, head, clock, cache, tokens: 0 })
     }
 
     /// The embedding of a token that is in the vocabulary, `[D]`.
@@ -88,10 +92,31 @@ impl<'a> Model<'a> {
         }
         let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         let segment = self.clock.tick(loss);
+        self.tokens += 1;
         if segment.is_some() {
-            self.blocks.iter_mut().for_each(Block::end_segment);
+            self.blocks.iter_mut().for_each(|block| block.end_segment(self.tokens));
+            self.make_room();
         }
         Step { output: self.answer(&x), gates, loss, segment }
+    }
+
+    /// Does what the policy decides when the blocks whose caches are bounded have one checkpoint too many, all alike.
+    fn make_room(&mut self) {
+        let is_bounded = |block: &&Block<'_>| block.checkpoints().bound().is_some();
+        let bounded: Vec<&Block<'_>> = self.blocks.iter().filter(is_bounded).collect();
+        let too_many =
+            |block: &&Block<'_>| Some(block.checkpoints().live().len()) > block.checkpoints().bound();
+        let Some(first) = bounded.first().filter(|block| too_many(block)) else { return };
+        let decision = match first.checkpoints().live().len() {
+            1 => Decision::Goes(0),
+            _ => policy::decide(self.cache.policy, &bounded),
+        };
+        for block in self.blocks.iter_mut().filter(|block| is_bounded(&&**block)) {
+            match decision {
+                Decision::Goes(position) => block.checkpoints_mut().remove(position),
+                Decision::Unites(position) => block.checkpoints_mut().unite(position),
+            }
+        }
     }
 
     /// The head's answer to the last block's output `[D]`: `[O]`, in its units.

@@ -1,7 +1,10 @@
 //! Who was read: the graph's gates, which are in the order of slots, in the order of age.
 
+use mcedge_models::Policy;
 use mcedge_models::contract::Contract;
+use mcedge_models::spec::{Aggregation, Caching};
 
+use crate::Error;
 use crate::cache::Slots;
 
 /// Who one block read for one token of one stream.
@@ -33,6 +36,22 @@ pub(super) fn name(block: usize) -> String {
 pub(super) fn blocks(contract: &Contract, outputs: &[String]) -> Vec<usize> {
     let weighing = contract.blocks.iter().filter(|function| function.memory.has_gates());
     weighing.map(|function| function.block).filter(|&block| outputs.contains(&name(block))).collect()
+}
+
+/// Whether a policy that follows the gates has those of every block that weighs its checkpoints.
+///
+/// # Errors
+///
+/// [`Error::NoGates`] when it has not.
+pub(super) fn check(contract: &Contract, policy: Policy, gated: &[usize]) -> Result<(), Error> {
+    let weighs =
+        |caching: &Caching| caching.aggregation.is_gated() || caching.aggregation == Aggregation::Sigmoid;
+    let mut weighing = contract.blocks.iter().filter(|function| weighs(&function.memory.caching));
+    let has_all = !gated.is_empty() && weighing.all(|function| gated.contains(&function.block));
+    if policy.needs_gates() && !contract.cache.is_empty() && !has_all {
+        return Err(Error::NoGates { policy });
+    }
+    Ok(())
 }
 
 fn heads(contract: &Contract, block: usize) -> usize {
@@ -78,7 +97,6 @@ impl Gates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Policy;
 
     #[test]
     fn where_there_are_fewer_checkpoints_than_before_there_are_zeros() {
@@ -86,8 +104,8 @@ mod tests {
         let mut slots = Slots::new(3);
         gates.take(1, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], &slots);
         assert_eq!(gates.of(1, 2).weights, [4.0, 0.0, 0.0, 0.0, 8.0, 0.0, 0.0, 0.0]);
-        let claimed: Vec<usize> = (0..4).map(|_| slots.claim(Policy::Oldest, 1)).collect();
-        assert_eq!(claimed, [0, 1, 2, 0]);
+        let claimed: Vec<usize> = (1..4).map(|end| slots.add(1, end)).collect();
+        assert_eq!((claimed, slots.replace(0, 1, 4)), (vec![0, 1, 2], 0));
         gates.take(1, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], &slots);
         assert_eq!(gates.of(1, 2).weights, [4.0, 1.0, 3.0, 2.0, 8.0, 5.0, 7.0, 6.0]);
         assert_eq!(gates.of(0, 2).weights, [9.0; 8]);

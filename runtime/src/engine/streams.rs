@@ -8,7 +8,7 @@ use super::gates::{BlockGates, Gates};
 use super::outputs::Outputs;
 use super::{EngineOptions, f32s, f32s_mut, part, part_mut};
 use crate::backend::{Backend, Buffer, CellsMut, Element};
-use crate::cache::CheckpointCache;
+use crate::cache::{CheckpointCache, New};
 use crate::clock::Clock;
 use crate::spill::{self, Spilled};
 use crate::{Error, Model};
@@ -141,8 +141,11 @@ impl<T: Buffer> Streams<T> {
                 let last = part(all, tokens - 1, tokens);
                 gates.take(stream, batch, last, self.cache.stream(stream));
             }
-            if let Some(segment_tokens) = clock.advance(tokens, outputs.losses(stream)) {
-                self.cache.push(stream, |index| &outputs.tensors[outputs.sources[index]], segment_tokens);
+            let gates = outputs.gates.iter().map(|&index| part(f32s(&outputs.tensors[index]), stream, batch));
+            self.cache.follow(stream, tokens, gates);
+            if let Some(tokens) = clock.advance(tokens, outputs.losses(stream)) {
+                let (outputs, sources) = (&outputs.tensors, &outputs.sources);
+                self.cache.push(stream, &New { outputs, sources, tokens, end: clock.tokens() });
             }
         }
         for (past, &present) in self.past.iter_mut().zip(&outputs.present) {
@@ -236,7 +239,7 @@ fn cache<B: Backend>(
     options: &EngineOptions,
 ) -> Result<CheckpointCache<B::Tensor>, Error> {
     if options.spill.is_some() {
-        spill::check(contract)?;
+        spill::check(contract, options.policy)?;
     }
     let tensor = |cache: &CacheTensor| match &options.spill {
         Some(_) if spill::is_spilled(contract, cache) => backend.reserve(element(cache.dtype), &cache.shape),

@@ -7,11 +7,12 @@ mod chunks;
 mod diverging;
 mod graphs;
 mod naive;
+mod policies;
 mod streams;
 mod toy;
 
 use naive::Naive;
-use toy::{Setup, Toy, constant, logarithmic, surprise};
+use toy::{Checkpoint, DH, HEADS, Plain, Setup, Toy, constant, logarithmic, surprise};
 
 /// Numbers without a pattern.
 struct Random(u32);
@@ -67,4 +68,26 @@ fn assert_near(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
 fn tokens_by_age(engine: &Engine<Toy>, stream: usize) -> Vec<u64> {
     let slots = engine.cache().stream(stream);
     slots.by_age().map(|slot| slots.tokens(slot)).collect()
+}
+
+/// A stream's checkpoints from the oldest to the youngest, and the steps of each of their memory's rows.
+fn checkpoints(engine: &Engine<Toy>, setup: &Setup, stream: usize) -> Vec<(Checkpoint, [f32; HEADS])> {
+    let cache = engine.cache();
+    let n = setup.capacity;
+    let get = |tensor: usize, steps: Option<&Plain>, slot: usize, inner: usize| -> (Vec<f32>, [f32; HEADS]) {
+        let cells = cache.tensors()[tensor].numbers();
+        let step =
+            |head: usize| steps.map_or(1.0, |steps| steps.numbers()[(stream * HEADS + head) * n + slot]);
+        let values = (0..HEADS).flat_map(|head| {
+            let start = ((stream * HEADS + head) * n + slot) * inner;
+            cells[start..start + inner].iter().map(|x| x * step(head)).collect::<Vec<_>>()
+        });
+        (values.collect(), std::array::from_fn(step))
+    };
+    let checkpoint = |slot| {
+        let (m, steps) = get(0, cache.steps().first(), slot, DH * DH);
+        let (context, gate) = (get(1, None, slot, DH).0, get(2, cache.steps().get(1), slot, DH).0);
+        (Checkpoint { m, context, gate }, steps)
+    };
+    cache.stream(stream).by_age().map(checkpoint).collect()
 }

@@ -53,21 +53,37 @@ pub fn paths() -> Vec<Path> {
 ///
 /// In chunks, backlogs are cut at random, and every third piece is stepped.
 pub fn run(model: &Model, path: Path, inputs: &[Samples], random: &mut Random) -> Vec<Array2<f32>> {
+    run_with(EngineOptions::default(), model, path, inputs, random)
+}
+
+/// As [`run`], in engines that keep their streams so.
+pub fn run_with(
+    keeping: EngineOptions,
+    model: &Model,
+    path: Path,
+    inputs: &[Samples],
+    random: &mut Random,
+) -> Vec<Array2<f32>> {
     let options = OrtOptions { plain: path.runner == Runner::OrtPlain, ..Default::default() };
     match path.runner {
         Runner::Tract => {
             let chunks = path.chunks.then(|| Tract::chunks(model).unwrap()).flatten();
-            drive(engine(model, Tract::new(model).unwrap(), chunks), path.chunks, inputs, random)
+            drive(engine(keeping, model, Tract::new(model).unwrap(), chunks), path.chunks, inputs, random)
         }
         Runner::Ort | Runner::OrtPlain => {
             let chunks = path.chunks.then(|| Ort::chunks(model, &options).unwrap()).flatten();
-            drive(engine(model, Ort::new(model, &options).unwrap(), chunks), path.chunks, inputs, random)
+            drive(
+                engine(keeping, model, Ort::new(model, &options).unwrap(), chunks),
+                path.chunks,
+                inputs,
+                random,
+            )
         }
     }
 }
 
-fn engine<B: Backend>(model: &Model, step: B, chunks: Option<B>) -> Engine<B> {
-    let engine = Engine::new(model, step, EngineOptions::default()).unwrap();
+fn engine<B: Backend>(keeping: EngineOptions, model: &Model, step: B, chunks: Option<B>) -> Engine<B> {
+    let engine = Engine::new(model, step, keeping).unwrap();
     match chunks {
         Some(chunks) => engine.with_chunks(chunks).unwrap(),
         None => engine,

@@ -2,8 +2,10 @@
 
 use mcedge_models::spec::Segmentation;
 
-use super::toy::{C, M};
-use super::toy::{Checkpoint, Memory, Setup, initial};
+use super::toy::{C, HEADS, M};
+use super::toy::{Checkpoint, Memory, Setup, initial, weight};
+
+mod room;
 
 /// A checkpoint before its context has become a mean.
 #[derive(Clone)]
@@ -12,6 +14,10 @@ struct Sums {
     gate: Vec<f32>,
     context: Vec<f32>,
     tokens: u64,
+    /// The stream's tokens when it was made.
+    end: u64,
+    /// For each segment since: what its gates added up to, and the segment's tokens. The last may not have ended yet.
+    read: Vec<(f64, u64)>,
 }
 
 pub struct Naive {
@@ -48,6 +54,14 @@ impl Naive {
         let loss = self.memory.loss(x);
         self.memory.write(x);
         let output = self.memory.read(x, &self.checkpoints(), self.inside as i64);
+        for sums in &mut self.checkpoints {
+            if self.inside == 0 {
+                sums.read.push((0.0, 0));
+            }
+            let (gates, tokens) = sums.read.last_mut().unwrap();
+            *gates += (0..HEADS).map(|head| f64::from(weight(&sums.m, head))).sum::<f64>();
+            *tokens += 1;
+        }
         self.inside += 1;
         if self.ends(loss) {
             self.end_segment();
@@ -79,6 +93,11 @@ impl Naive {
         self.checkpoints.iter().map(|sums| sums.tokens).collect()
     }
 
+    /// Where they lie: the stream's tokens when each was made.
+    pub fn ends_by_age(&self) -> Vec<u64> {
+        self.checkpoints.iter().map(|sums| sums.end).collect()
+    }
+
     fn ends(&self, loss: f32) -> bool {
         match self.segmentation {
             Segmentation::Constant { size } => self.inside == size as u64,
@@ -101,13 +120,13 @@ impl Naive {
             gate: self.memory.gate(),
             context: self.memory.context.clone(),
             tokens: self.inside,
+            end: self.losses.len() as u64 + 1,
+            read: vec![],
         });
         if let Segmentation::Logarithmic {} = self.segmentation {
-            self.merge();
+            self.merge_twins();
         }
-        while self.checkpoints.len() > self.setup.capacity {
-            self.checkpoints.remove(0);
-        }
+        self.make_room();
         self.memory.context = self.start.context.clone();
         if self.setup.init == "restart" {
             self.memory = self.start.clone();
@@ -115,21 +134,27 @@ impl Naive {
         self.inside = 0;
     }
 
-    fn merge(&mut self) {
+    fn merge_twins(&mut self) {
         while let [.., older, younger] = &self.checkpoints[..]
             && older.tokens == younger.tokens
         {
-            let add = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
-            let restarts = self.setup.init == "restart";
-            let merged = Sums {
-                m: if restarts { add(&older.m, &younger.m) } else { younger.m.clone() },
-                gate: if restarts { add(&older.gate, &younger.gate) } else { younger.gate.clone() },
-                context: add(&older.context, &younger.context),
-                tokens: older.tokens + younger.tokens,
-            };
-            let both = self.checkpoints.len() - 2;
-            self.checkpoints.truncate(both);
-            self.checkpoints.push(merged);
+            self.unite(self.checkpoints.len() - 2);
+        }
+    }
+
+    /// The checkpoint at position `older` and the next become one.
+    fn unite(&mut self, older: usize) {
+        let younger = self.checkpoints.remove(older + 1);
+        let older = &mut self.checkpoints[older];
+        let add = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
+        let restarts = self.setup.init == "restart";
+        older.m = if restarts { add(&older.m, &younger.m) } else { younger.m };
+        older.gate = if restarts { add(&older.gate, &younger.gate) } else { younger.gate };
+        older.context = add(&older.context, &younger.context);
+        older.tokens += younger.tokens;
+        older.end = younger.end;
+        for ((gates, _), (more, _)) in older.read.iter_mut().rev().zip(younger.read.iter().rev()) {
+            *gates += more;
         }
     }
 }

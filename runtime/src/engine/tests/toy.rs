@@ -11,7 +11,7 @@ use mcedge_models::contract::Contract;
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, Buffer, Cells, CellsMut, Element};
-use crate::{Engine, EngineOptions, Error, Model};
+use crate::{Engine, EngineOptions, Error, Model, Policy};
 
 pub const HEADS: usize = 2;
 pub const DH: usize = 3;
@@ -132,6 +132,9 @@ pub struct Setup {
     pub dtype: &'static str,
     pub gates: bool,
     pub tokens: bool,
+    pub policy: Policy,
+    /// Checkpoints that are kept, where not as many as the capacity.
+    pub slots: Option<usize>,
 }
 
 impl Default for Setup {
@@ -146,6 +149,8 @@ impl Default for Setup {
             dtype: "f32",
             gates: false,
             tokens: false,
+            policy: Policy::Oldest,
+            slots: None,
         }
     }
 }
@@ -225,7 +230,8 @@ impl Setup {
     /// The engine, stepping alone.
     pub fn engine(&self) -> (Engine<Toy>, Control) {
         let control = Control::default();
-        (Engine::new(&self.model(), Toy::new(self, &control), EngineOptions::default()).unwrap(), control)
+        let options = EngineOptions { policy: self.policy, slots: self.slots };
+        (Engine::new(&self.model(), Toy::new(self, &control), options).unwrap(), control)
     }
 
     /// The engine with a graph for chunks, the second control's.

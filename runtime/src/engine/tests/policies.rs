@@ -99,7 +99,7 @@ fn what_is_kept_is_the_same_to_the_bit_however_a_stream_is_cut() {
 #[test]
 fn who_was_least_read_is_known_by_gates_alone() {
     let setup = Setup { policy: Policy::LeastRead, ..Setup::default() };
-    let options = EngineOptions { policy: setup.policy, slots: None };
+    let options = EngineOptions { policy: setup.policy, ..EngineOptions::default() };
     let engine = |setup: &Setup| {
         Engine::new(&setup.model(), Toy::new(setup, &toy::Control::default()), options)
             .err()

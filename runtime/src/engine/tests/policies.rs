@@ -101,7 +101,7 @@ fn who_was_least_read_is_known_by_gates_alone() {
     let setup = Setup { policy: Policy::LeastRead, ..Setup::default() };
     let options = EngineOptions { policy: setup.policy, ..EngineOptions::default() };
     let engine = |setup: &Setup| {
-        Engine::new(&setup.model(), Toy::new(setup, &toy::Control::default()), options)
+        Engine::new(&setup.model(), Toy::new(setup, &toy::Control::default()), options.clone())
             .err()
             .map(|e| e.to_string())
     };

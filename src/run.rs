@@ -184,9 +184,9 @@ impl Args {
         Ok(())
     }
 
-    /// What this run needs of a model's export: a stream for each input, and gates where they are written.
+    /// What this run needs of a model's export: a stream for each input, and gates where they are written or followed.
     fn ask(&self, options: &mut export::Options) -> Result<()> {
-        options.gates = self.gates.is_some();
+        options.gates = self.gates.is_some() || self.evict.needs_gates();
         if self.input.len() > 1 {
             options.batch.get_or_insert(u32::try_from(self.input.len()).unwrap_or(u32::MAX));
         }

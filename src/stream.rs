@@ -8,7 +8,8 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mcedge_models::contract::Contract;
 use mcedge_runtime::{
-    Backlog, BlockGates, Device, Engine, EngineOptions, Error, Model, Ort, OrtOptions, Policy, Sample, Tract,
+    Backend, Backlog, BlockGates, Device, Engine, EngineOptions, Error, Model, Ort, OrtOptions, Policy,
+    Sample, Tract,
 };
 
 /// Where a graph runs.
@@ -66,6 +67,14 @@ pub enum Stream {
     Ort(Box<Engine<Ort>>, &'static str),
 }
 
+/// An engine; a policy that cannot be for this bundle is a wrong flag.
+fn engine<B: Backend>(model: &Model, backend: B, options: EngineOptions) -> Result<Engine<B>> {
+    Engine::new(model, backend, options).map_err(|error| match error {
+        Error::Policy(_) | Error::NoGates { .. } => Usage(error.to_string()).into(),
+        error => error.into(),
+    })
+}
+
 /// The same expression over either engine.
 macro_rules! over {
     ($stream:expr, $engine:ident => $expression:expr) => {
@@ -99,7 +108,7 @@ impl Stream {
     }
 
     fn tract(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
-        let mut engine = Engine::new(model, Tract::new(model)?, options)?;
+        let mut engine = engine(model, Tract::new(model)?, options)?;
         if placement.chunks(model)
             && let Some(chunks) = Tract::chunks(model)?
         {
@@ -119,7 +128,7 @@ impl Stream {
             (Device::Cuda, _) => "ort on cuda, plain bodies",
             (Device::TensorRt, _) => "ort on tensorrt, plain bodies",
         };
-        let mut engine = Engine::new(model, backend, options)?;
+        let mut engine = engine(model, backend, options)?;
         if placement.chunks(model)
             && let Some(chunks) = Ort::chunks(model, &placement.options())?
         {

@@ -9,7 +9,11 @@ use crate::spec::{Aggregation, Caching, Init, Memory};
 /// Which checkpoint goes when there is no room for another.
 ///
 /// A policy acts at a segment's end alone, when the cache is full and a new checkpoint has been made; it then looks at the
-/// live ones, from the oldest to the youngest, and at the new one. Where two are alike to it, the older goes.
+/// live ones, from the oldest to the youngest, and at the new one. All blocks do the same. Where two are alike to it, the
+/// older goes, or the older two become one.
+///
+/// Of two checkpoints that become one, under `continue` the later state stands for both, under `restart` states of linear
+/// memory add; contexts add, means weighted by their tokens. What is made of them lies where the later one did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Policy {
     /// The oldest: the cache is a sliding window over the past's segments.
@@ -18,16 +22,23 @@ pub enum Policy {
     /// The least read: that with the smallest mean gate, over heads, gated blocks and tokens since it was made. What was
     /// read long ago counts for less: by half after as many segments as the cache holds checkpoints. The new one, which
     /// nothing could read yet, stays.
+    ///
+    /// With every segment's end the sum of a checkpoint's gates becomes d times what it was and the gates of the segment's
+    /// tokens, the number of its tokens alike, d = 2^(−1/slots); the mean is their ratio. Of two that become one, gates
+    /// add, and the larger number of tokens stands.
     LeastRead,
-    /// The one whose neighbours are closest in time, so that what is left covers the whole past evenly. The first and the
-    /// new one have one neighbour each, and stay (in a cache of one, the new one).
+    /// The one whose neighbours are closest in time, so that what is left covers the whole past evenly. A checkpoint lies
+    /// at its segment's end. The first and the new one have one neighbour each, and stay (in a cache of one, the new one).
+    ///
+    /// In a cache of three or fewer there is too little choice for that: soon all but the youngest stay for ever.
     Thin,
-    /// None: the two adjacent ones become one that lose least by it, those whose tensors are nearest to each other. Under
-    /// `continue` the later state stands for both, under `restart` states of linear memory add; contexts add, means
-    /// weighted by their tokens.
+    /// None: the two adjacent ones become one that lose least by it, those whose tensors are nearest to each other.
+    ///
+    /// The loss of a and b is Σ ‖a − b‖² / (‖a‖² + ‖b‖²) over the heads of all cached tensors, contexts included, without
+    /// those where both are zero.
     Merge,
     /// The one most like the others, by the mean cosine of its contexts with theirs, over heads and gated blocks. It may
-    /// be the new one.
+    /// be the new one. A context of length 0 is like no other; sums of cosines within 10⁻⁹ of each other are alike.
     Novel,
     /// None: as `Merge`, those two adjacent ones become one whose tokens together are the smallest part of the time since
     /// their beginning, so that checkpoints come to lie evenly on a logarithmic scale of age.

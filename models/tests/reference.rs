@@ -7,17 +7,17 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{caching, config, random_tensors, random_weights, spec, titans};
-use mcedge_models::reference::{Stream, Trace, run, trace};
-use mcedge_models::{Tensor, Weights, parameters};
+use mcedge_models::reference::{Cache, Stream, Trace, run, trace};
+use mcedge_models::{Policy, Tensor, Weights, parameters};
 use ndarray::Array2;
 use serde_json::{Value, json};
 
 /// The output of one block that runs as in [`pencil_of`], with constant segments of two tokens.
-fn pencil(memory: Value, mut caching: Value, capacity: Option<usize>, input: &[f32]) -> Vec<f64> {
+fn pencil(memory: Value, mut caching: Value, cache: impl Into<Cache>, input: &[f32]) -> Vec<f64> {
     if caching["segmentation"]["kind"] == "constant" {
         caching["segmentation"]["size"] = json!(2);
     }
-    output(&pencil_of(&[(memory, false)], &caching, capacity, input))
+    output(&pencil_of(&[(memory, false)], &caching, cache, input))
 }
 
 fn output(trace: &Trace) -> Vec<f64> {
@@ -26,7 +26,7 @@ fn output(trace: &Trace) -> Vec<f64> {
 
 /// Runs a model of one channel, one head and d_model 1 whose projections are all 1 over `input`; everything else in the
 /// weights is zero. A block is its memory, and whether its input is added to its output.
-fn pencil_of(blocks: &[(Value, bool)], caching: &Value, capacity: Option<usize>, input: &[f32]) -> Trace {
+fn pencil_of(blocks: &[(Value, bool)], caching: &Value, cache: impl Into<Cache>, input: &[f32]) -> Trace {
     let block = |(memory, residual): &(Value, bool)| json!({"norm": "none", "residual": residual, "num_heads": 1, "memory": memory, "caching": caching});
     let config = json!({
         "format": "mcedge/1", "name": "pencil", "d_model": 1, "input": {"kind": "features", "size": 1},
@@ -41,7 +41,7 @@ fn pencil_of(blocks: &[(Value, bool)], caching: &Value, capacity: Option<usize>,
         parameters(&spec).into_iter().map(|p| (p.name.clone(), tensor(&p.name, p.shape))).collect();
     let weights = Weights::new(tensors, &spec).unwrap();
     let input = Array2::from_shape_vec((input.len(), 1), input.to_vec()).unwrap();
-    trace(&spec, &weights, Stream::Features(input.view()), capacity).unwrap()
+    trace(&spec, &weights, Stream::Features(input.view()), cache).unwrap()
 }
 
 fn linear() -> Value {
@@ -70,6 +70,33 @@ fn restart_begins_every_segment_from_the_initial_state() {
     let mut caching = caching("residual");
     caching["init"] = json!("restart");
     close(&pencil(linear(), caching, None, &[1.0; 6]), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+}
+
+#[test]
+fn a_policy_makes_room_by_its_own_rule() {
+    // With ones, a checkpoint is the number of its segment's end, twice: the reads say which are live. Of two that merge
+    // under `continue` the later stands for both.
+    let check = |policy, capacity, expected: &[f64]| {
+        let cache = Cache { capacity: Some(capacity), policy };
+        let outputs = pencil(linear(), caching("residual"), cache, &[1.0; 15]);
+        let live: Vec<f64> = (1..8).map(|segments| (outputs[2 * segments] - outputs[0]) / 2.0).collect();
+        let expected: Vec<f64> =
+            (1u8..).zip(expected).map(|(segments, sum)| f64::from(segments) + sum).collect();
+        close(&live, &expected);
+    };
+    // 1, 2, 3, then 2 3 4, 3 4 5, 4 5 6, 5 6 7.
+    check(Policy::Oldest, 3, &[1.0, 3.0, 6.0, 9.0, 12.0, 15.0, 18.0]);
+    // 2 and then 3 are as close to both neighbours: the older goes. 1 3 4, 1 3 5, 1 3 6, 1 3 7.
+    check(Policy::Thin, 3, &[1.0, 3.0, 6.0, 8.0, 9.0, 10.0, 11.0]);
+    check(Policy::Thin, 1, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+    // Numbers that follow each other are the more alike the larger they are: 1 and the new one.
+    check(Policy::Merge, 2, &[1.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    // Of 4 segments the first two are the smallest part, 2 / 4, then 3 / 5; of 6, where 4 / 6 is 2 / 3, the older two; of 7
+    // the second and third, 2 / 3, and not 5 / 7: 4 6 7.
+    check(Policy::Logarithmic, 3, &[1.0, 3.0, 6.0, 9.0, 12.0, 15.0, 17.0]);
+    for policy in [Policy::Oldest, Policy::Thin, Policy::Merge, Policy::Logarithmic] {
+        check(policy, 0, &[0.0; 7]);
+    }
 }
 
 #[test]

@@ -16,8 +16,8 @@ mod source;
 use ndarray::{Array2, ArrayView2};
 
 use crate::policy::{Policy, PolicyError};
-use crate::spec::{Aggregation, Input, Segmentation, Spec};
-use crate::weights::Weights;
+use crate::spec::{Aggregation, Block, Input, Segmentation, Spec};
+use crate::weights::{Weights, collapses};
 
 /// One stream of input from its start.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +147,7 @@ pub fn trace(
 ) -> Result<Trace, ReferenceError> {
     let cache = cache.into();
     check(spec, input)?;
-    check_policy(spec, cache)?;
+    check_policy(spec, weights, cache)?;
     let mut model = model::Model::new(spec, weights, cache)?;
     let output = Array2::zeros((input.tokens(), spec.head.size()));
     let gates = vec![Vec::new(); spec.blocks.len()];
@@ -169,10 +169,14 @@ pub fn trace(
     Ok(trace)
 }
 
-fn check_policy(spec: &Spec, cache: Cache) -> Result<(), ReferenceError> {
-    let cached = spec.blocks.iter().filter(|block| block.caching.aggregation != Aggregation::None);
+/// Whether the policy has a meaning for the blocks whose caches are bounded.
+fn check_policy(spec: &Spec, weights: &Weights, cache: Cache) -> Result<(), ReferenceError> {
+    let is_bounded = |(i, block): &(usize, &Block)| {
+        block.caching.aggregation != Aggregation::None && !collapses(spec, weights, *i)
+    };
+    let bounded = spec.blocks.iter().enumerate().filter(is_bounded);
     if cache.capacity.is_some() {
-        cache.policy.check(spec.init(), cached.map(|block| (&block.memory, &block.caching)))?;
+        cache.policy.check(spec.init(), bounded.map(|(_, block)| (&block.memory, &block.caching)))?;
     }
     Ok(())
 }

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use mcedge_models::Model;
-use mcedge_models::contract::Dtype;
+use mcedge_models::contract::{Contract, Dtype};
+use mcedge_runtime::checkpoint_bytes;
 
+use crate::Usage;
+use crate::budget::{Budget, readable};
 use crate::bundle;
 
 /// Checkpoints that a cache holds, unless asked otherwise.
@@ -33,15 +36,18 @@ pub struct Args {
 /// What an export fixes besides the model: the shapes and types of its graphs.
 #[derive(clap::Args, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
-    /// Checkpoints that the cache holds
-    #[arg(long, value_name = "N", default_value_t = CAPACITY, value_parser = clap::value_parser!(u32).range(1..))]
-    capacity: u32,
+    /// Checkpoints that the cache holds [default: 64; with sweep, as many as the input makes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub capacity: Option<u32>,
+    /// The most bytes that the cached checkpoints of all streams take, in place of --capacity: 64KiB, 8MiB, 500kB, 65536
+    #[arg(long, value_name = "BYTES")]
+    pub cache_budget: Option<Budget>,
     /// Element type of the cached checkpoints
     #[arg(long, value_enum, default_value_t = CacheDtype::F32)]
-    cache_dtype: CacheDtype,
+    pub cache_dtype: CacheDtype,
     /// The most tokens at once in catching up on a backlog; 1 is none
     #[arg(long, value_name = "T", default_value_t = CHUNK, value_parser = clap::value_parser!(u32).range(1..))]
-    chunk: u32,
+    pub chunk: u32,
     /// Streams that run side by side [default: 1; with run, one for each --input]
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
@@ -66,17 +72,37 @@ pub enum CacheDtype {
 }
 
 impl Options {
-    /// Whether nothing was asked for.
-    pub fn are_default(&self) -> bool {
+    /// Whether nothing was asked for but a budget, which a bundle can keep to as it is.
+    pub fn suit_a_bundle(&self) -> bool {
         *self
             == Options {
-                capacity: CAPACITY,
+                capacity: None,
+                cache_budget: self.cache_budget,
                 cache_dtype: CacheDtype::F32,
                 chunk: CHUNK,
                 batch: None,
                 post_training_mean: None,
                 gates: false,
             }
+    }
+
+    /// With the capacity that the budget allows to `model`, where there is a budget and anything to bound.
+    ///
+    /// # Errors
+    ///
+    /// As [`Budget::checkpoints`]; `model` cannot be exported.
+    pub fn settle(mut self, model: &Model) -> Result<Self> {
+        let Some(budget) = self.cache_budget else { return Ok(self) };
+        let both =
+            "--cache-budget and --capacity cannot stand together, but for `run --spill`: each says how many";
+        ensure!(self.capacity.is_none(), Usage(both.into()));
+        let contract = bundle::contract(model, &Options { capacity: Some(1), ..self })?;
+        if let Some(checkpoints) = budget.checkpoints(&contract)? {
+            self.capacity = Some(u32::try_from(checkpoints).unwrap_or(u32::MAX));
+        }
+        // Budgets that allow as many are one export.
+        self.cache_budget = None;
+        Ok(self)
     }
 
     pub fn export(&self) -> mcedge_export::Options {
@@ -86,7 +112,7 @@ impl Options {
             CacheDtype::I8 => Dtype::I8,
         };
         mcedge_export::Options {
-            capacity: self.capacity as usize,
+            capacity: self.capacity.unwrap_or(CAPACITY) as usize,
             cache_dtype,
             chunk: self.chunk as usize,
             batch: self.batch.unwrap_or(1) as usize,
@@ -98,16 +124,31 @@ impl Options {
 /// Exports and says what was written.
 pub fn export(args: &Args) -> Result<ExitCode> {
     let model = Model::load(&args.source)?;
-    let bundle = bundle::make(&model, &Options { gates: args.gates, ..args.options })?;
+    let options = Options { gates: args.gates, ..args.options }.settle(&model)?;
+    let bundle = bundle::make(&model, &options)?;
     let output = &args.output;
     bundle.write(output).with_context(|| format!("cannot write the bundle {}", output.display()))?;
     say!("{}: {}", output.display(), bundle.contract.name);
     for file in output.read_dir()?.flatten() {
         say!("  {:<28} {:>10} bytes", file.file_name().to_string_lossy(), file.metadata()?.len());
     }
+    if let Some(budget) = args.options.cache_budget {
+        say!("{}", within(budget, &bundle.contract));
+    }
     if args.gates && bundle.contract.blocks.iter().all(|block| !block.memory.has_gates()) {
         eprintln!("mcedge: warning: --gates: no block weighs its checkpoints, so there are none");
     }
     say!("check it with: mcedge verify {}", output.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a budget has come to.
+fn within(budget: Budget, contract: &Contract) -> String {
+    match checkpoint_bytes(contract) * contract.batch {
+        0 => format!("a cache budget of {budget} has nothing to bound: no block reads checkpoints"),
+        each => {
+            let (slots, bytes) = (contract.capacity, readable(each * contract.capacity));
+            format!("within a cache budget of {budget}: {slots} checkpoints, {bytes}")
+        }
+    }
 }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use mcedge_models::contract::{BlockFunction, Contract, Input, StateTensor};
+use mcedge_models::contract::{BlockFunction, Contract, Input};
 use mcedge_models::spec::Segmentation;
-use mcedge_runtime::{Model, cache_bytes};
-use serde_json::json;
+use mcedge_runtime::{Footprint, Model, checkpoint_bytes};
+use serde_json::{Value, json};
 
+use crate::budget::readable;
 use crate::bundle;
 use crate::export::Options;
 use crate::picture::Gates;
@@ -35,16 +36,6 @@ pub struct Args {
     output: Option<PathBuf>,
 }
 
-/// What a bundle's streams cost in memory, in bytes.
-struct Bytes {
-    /// `step.onnx`: nearly all of it weights.
-    graph: usize,
-    /// `chunk.onnx`; 0 when there is none.
-    chunk: usize,
-    state: usize,
-    cache: usize,
-}
-
 /// Prints what a bundle is.
 pub fn inspect(args: &Args) -> Result<ExitCode> {
     if let Some(gates) = &args.gates {
@@ -52,23 +43,13 @@ pub fn inspect(args: &Args) -> Result<ExitCode> {
     }
     let bundle = args.bundle.as_deref().context("no BUNDLE to inspect")?;
     let model = Model::open(&bundle::directory(bundle, &args.options, |_| Ok(()))?)?;
-    let contract = model.contract();
-    let bytes = Bytes {
-        graph: model.step().len(),
-        chunk: model.chunk().map_or(0, <[u8]>::len),
-        state: contract.state.iter().map(state_bytes).sum(),
-        cache: cache_bytes(contract),
-    };
+    let footprint = Footprint::new(&model, true);
+    let budget = args.options.cache_budget;
+    let within = budget.map(|budget| budget.checkpoints(model.contract())).transpose()?.flatten();
     if args.json {
-        let json = json!({
-            "contract": contract,
-            "bytes": {
-                "graph": bytes.graph, "chunk": bytes.chunk, "state": bytes.state, "cache": bytes.cache,
-            },
-        });
-        say!("{json:#}");
+        say!("{:#}", json(&model, &footprint));
     } else {
-        say!("{}", table(contract, &bytes).trim_end());
+        say!("{}", table(&model, &footprint, within).trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -84,11 +65,22 @@ fn draw(gates: &str, output: Option<&Path>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn state_bytes(state: &StateTensor) -> usize {
-    state.shape.iter().product::<usize>() * state.dtype.size()
+fn json(model: &Model, footprint: &Footprint) -> Value {
+    let Footprint { state, cache, weights, buffers, kernels, .. } = *footprint;
+    json!({
+        "contract": model.contract(),
+        "bytes": {
+            "graph": model.step().len(), "chunk": model.chunk().map_or(0, <[u8]>::len),
+            "weights": weights, "state": state, "cache": cache, "buffers": buffers, "kernels": kernels,
+            "total": footprint.total(), "stream": footprint.of_a_stream(),
+            "checkpoint": checkpoint_bytes(model.contract()),
+        },
+    })
 }
 
-fn table(contract: &Contract, bytes: &Bytes) -> String {
+/// `within` is what a budget allows of checkpoints a stream.
+fn table(model: &Model, footprint: &Footprint, within: Option<usize>) -> String {
+    let contract = model.contract();
     let mut text = format!("{} ({})\n", contract.name, contract.schema);
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<10} {value}");
@@ -97,7 +89,7 @@ fn table(contract: &Contract, bytes: &Bytes) -> String {
     line("output", format!("{:?}, {} a token", contract.output.kind, contract.output.size).to_lowercase());
     line("segments", segments(contract));
     line("streams", format!("{} side by side", contract.batch));
-    line("chunk", chunk(contract.chunk, bytes.chunk > 0));
+    line("chunk", chunk(contract.chunk, model.chunk().is_some()));
     for function in &contract.blocks {
         line(&format!("block {}", function.block), block(function));
     }
@@ -107,17 +99,39 @@ fn table(contract: &Contract, bytes: &Bytes) -> String {
     for cache in &contract.cache {
         line("cache", format!("{:<22} {:?} {:?}", cache.name, cache.shape, cache.dtype).to_lowercase());
     }
-    let Bytes { graph, chunk, state, cache } = bytes;
-    line("memory", format!("step.onnx {graph}, chunk.onnx {chunk}, state {state}, cache {cache} bytes"));
-    let slot = cache / contract.capacity / contract.batch;
-    line(
-        "checkpoint",
-        match slot {
-            0 => "none: no block reads any".into(),
-            _ => format!("{slot} bytes each, {} slots a stream", contract.capacity),
-        },
-    );
+    line("checkpoint", checkpoint(contract, within));
+    for (part, bytes) in parts(footprint) {
+        line("memory", format!("{part:<22} {:>10}", readable(bytes)));
+    }
     text
+}
+
+/// What a checkpoint takes, and how many there may be.
+fn checkpoint(contract: &Contract, within: Option<usize>) -> String {
+    let (bytes, slots) = (checkpoint_bytes(contract), contract.capacity);
+    match within {
+        _ if bytes == 0 => "none: no block reads any".into(),
+        Some(within) if within < slots => {
+            format!("{} each, {within} of {slots} slots a stream used", readable(bytes))
+        }
+        _ => format!("{} each, {slots} slots a stream", readable(bytes)),
+    }
+}
+
+/// The parts of a footprint by name, and their sum.
+fn parts(footprint: &Footprint) -> Vec<(&'static str, usize)> {
+    let Footprint { streams, state, cache, weights, .. } = *footprint;
+    let mut parts = vec![
+        ("weights", weights),
+        ("state", state),
+        ("cache", cache),
+        ("scratch", footprint.scratch()),
+        ("in all", footprint.total()),
+    ];
+    if streams > 1 {
+        parts.push(("of that, each stream", footprint.of_a_stream()));
+    }
+    parts
 }
 
 fn chunk(tokens: usize, is_there: bool) -> String {

@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+mod budget;
 mod bundle;
 mod convert;
 mod demo;
@@ -20,6 +21,8 @@ mod run;
 mod sink;
 mod source;
 mod stream;
+mod svg;
+mod sweep;
 mod telemetry;
 mod verify;
 
@@ -47,6 +50,8 @@ enum Command {
     Verify(verify::Args),
     /// Run a bundle on a file or a live stream
     Run(run::Args),
+    /// Say what a smaller cache costs: fidelity against budget, policy by policy
+    Sweep(sweep::Args),
     /// Say what this machine can run, and how to get what is missing
     Doctor(doctor::Args),
     /// Export, verify and run the shipped host-telemetry model
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Run(args) => run::run(&args),
+        Command::Sweep(args) => sweep::sweep(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => demo::demo(&args),
     };

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use anyhow::{Result, ensure};
 
+use crate::svg::{self, text};
+
 /// Width of a panel's cells, in pixels.
 const WIDTH: usize = 960;
 /// The most columns of a panel: a longer run has several tokens in each.
@@ -58,13 +60,8 @@ impl Gates {
         let height = (rows * ROW_HEIGHT).max(MIN_HEIGHT);
         let panels = self.blocks * self.heads;
         let (width, full) = (LEFT + WIDTH + RIGHT, TOP + panels * (height + GAP));
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{full}\" viewBox=\"0 0 {width} {full}\" \
-             font-family=\"sans-serif\" font-size=\"12\" fill=\"#333\">\n\
-             <title>Weights of the memories read, {} tokens</title>\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
-            self.tokens
-        );
+        let title = format!("Weights of the memories read, {} tokens", self.tokens);
+        let mut svg = svg::start(width, full, 12, &title);
         let largest = self.weights.iter().copied().fold(0.0, f32::max);
         self.legend(&mut svg, largest);
         for panel in 0..panels {
@@ -158,10 +155,6 @@ fn runs(levels: &[Option<usize>]) -> Vec<(usize, usize, usize)> {
         }
     }
     runs
-}
-
-fn text(svg: &mut String, x: usize, y: usize, anchor: &str, text: &str) {
-    let _ = writeln!(svg, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{text}</text>");
 }
 
 #[cfg(test)]

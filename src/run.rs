@@ -6,22 +6,24 @@ mod inputs;
 mod runner;
 
 use std::io::{IsTerminal, stderr};
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::{Contract, Input};
-use mcedge_runtime::{EngineOptions, Model, Policy, cache_bytes};
+use mcedge_runtime::{EngineOptions, Footprint, Model, Policy, Spill};
 
 use crate::Usage;
+use crate::budget::readable;
 use crate::bundle::BundleArg;
 use crate::export;
 use crate::sink::{self, Layout, Sink};
 use crate::source::{self, Next, OnBad, POLL};
-use crate::stream::{BackendArg, Placement, Stream, policy};
+use crate::stream::{BackendArg, DeviceArg, Placement, Stream, policy};
 use backlog::Backlog;
 use gates::Gates;
 use inputs::Inputs;
@@ -54,6 +56,10 @@ pub struct Args {
     /// Which checkpoint goes when the cache is full
     #[arg(long, value_name = "POLICY", default_value_t, value_parser = policy())]
     evict: Policy,
+    /// Keep the memories that --cache-budget has no room for in this file, for a model that reads with `ssc`; it must not be
+    /// there, and is gone with the run
+    #[arg(long, value_name = "FILE")]
+    spill: Option<PathBuf>,
     /// What a sample does that makes the model diverge: numbers that are not finite, or past --max-norm
     #[arg(long, value_enum, default_value_t = OnDivergence::RollBack)]
     on_divergence: OnDivergence,
@@ -68,10 +74,10 @@ pub struct Args {
 /// How the input is read.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Reading the input")]
-struct Reading {
+pub struct Reading {
     /// Format of the input, where neither extension nor content says
     #[arg(long, value_enum)]
-    format: Option<source::Format>,
+    pub format: Option<source::Format>,
     /// The columns that are the model's channels, in its order; else those named as in the model
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     columns: Option<Vec<String>>,
@@ -80,7 +86,7 @@ struct Reading {
     time_column: Option<String>,
     /// The column that says which stream a row belongs to, for --batch B of them at most
     #[arg(long, value_name = "NAME")]
-    stream_column: Option<String>,
+    pub stream_column: Option<String>,
     /// What separates the columns of a CSV: , ; or tab; else the first line tells
     #[arg(long, value_parser = delimiter, value_name = "CHAR")]
     delimiter: Option<u8>,
@@ -94,12 +100,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     args.check()?;
     let model = Model::open(&args.bundle.directory(|options| args.ask(options))?)?;
     let contract = model.contract();
-    let stream = Stream::open(&model, args.backend, &args.placement(), args.engine())?;
+    let stream = Stream::open(&model, args.backend, &args.placement(), args.engine(contract)?)?;
     let options = args.reading.options(stop_on_ctrl_c()?);
     let mut inputs = Inputs::open(&args.input, &contract.input, &options, contract.batch)?;
     let mut outputs = args.outputs(&inputs, &stream)?;
     if !args.quiet {
-        eprintln!("{}", introduction(&model, &stream));
+        eprintln!("{}", introduction(&model, &stream, args));
     }
     let mut runner = Runner::new(stream, args.placement().chunks(&model), args.on_divergence);
     let progress = if args.quiet { ProgressBar::hidden() } else { progress(&inputs, &args.output) };
@@ -155,7 +161,7 @@ fn gather(inputs: &mut Inputs, backlog: &mut Backlog) -> Result<Next> {
 }
 
 /// Values of a token: the channels of a sample, or 1.
-fn width(contract: &Contract) -> usize {
+pub fn width(contract: &Contract) -> usize {
     match contract.input {
         Input::Features { size, .. } => size,
         Input::Tokens { .. } => 1,
@@ -187,6 +193,11 @@ impl Args {
     /// What this run needs of a model's export: a stream for each input, and gates where they are written or followed.
     fn ask(&self, options: &mut export::Options) -> Result<()> {
         options.gates = self.gates.is_some() || self.evict.needs_gates();
+        if self.spill.is_some() {
+            let message = "--spill does not say how many checkpoints the file holds, expected --capacity";
+            ensure!(options.capacity.is_some(), Usage(message.into()));
+            options.cache_budget = None;
+        }
         if self.input.len() > 1 {
             options.batch.get_or_insert(u32::try_from(self.input.len()).unwrap_or(u32::MAX));
         }
@@ -199,8 +210,27 @@ impl Args {
     }
 
     /// How the engine keeps its streams.
-    fn engine(&self) -> EngineOptions {
-        EngineOptions { policy: self.evict, max_norm: self.max_norm, ..EngineOptions::default() }
+    fn engine(&self, contract: &Contract) -> Result<EngineOptions> {
+        let (policy, max_norm) = (self.evict, self.max_norm);
+        Ok(match self.spill()? {
+            Some(spill) => EngineOptions { policy, max_norm, slots: None, spill: Some(spill) },
+            None => EngineOptions { policy, max_norm, slots: self.bundle.slots(contract)?, spill: None },
+        })
+    }
+
+    /// Where the memories lie that the budget has no room for.
+    fn spill(&self) -> Result<Option<Spill>> {
+        let Some(path) = &self.spill else { return Ok(None) };
+        let without = |what: &str| Usage(format!("--spill goes without {what}: it is for the fused kernels"));
+        let Some(budget) = self.bundle.options.cache_budget else {
+            bail!(Usage(
+                "--spill does not say how much of the cache may be in RAM, expected --cache-budget".into()
+            ));
+        };
+        ensure!(!self.placement.plain, without("--plain"));
+        ensure!(self.placement.device == DeviceArg::Cpu, without("--device cuda or tensorrt"));
+        let resident_bytes = usize::try_from(budget.bytes).unwrap_or(usize::MAX);
+        Ok(Some(Spill { path: path.clone(), resident_bytes }))
     }
 
     /// Gates are those of a single token: with them, each is stepped.
@@ -220,7 +250,8 @@ impl Args {
 }
 
 impl Reading {
-    fn options(&self, stop: Arc<AtomicBool>) -> source::Options {
+    /// For [`source::open`]; `stop` ends the input.
+    pub fn options(&self, stop: Arc<AtomicBool>) -> source::Options {
         source::Options {
             format: self.format,
             columns: self.columns.clone(),
@@ -259,19 +290,41 @@ fn delimiter(text: &str) -> Result<u8, String> {
     }
 }
 
-fn introduction(model: &Model, stream: &Stream) -> String {
+/// What runs where, and what it takes of the memory.
+fn introduction(model: &Model, stream: &Stream, args: &Args) -> String {
     let contract = model.contract();
-    let state: usize = model.initial().iter().map(|values| values.len() * size_of::<f32>()).sum();
     let streams = if contract.batch == 1 { String::new() } else { format!(", {} streams", contract.batch) };
+    let (slots, capacity) = (stream.slots(), contract.capacity);
+    let checkpoints = match slots {
+        _ if contract.cache.is_empty() => "no checkpoints: no block reads any".into(),
+        _ if slots < capacity => format!("{slots} of {capacity} slots for checkpoints used"),
+        _ => format!("{slots} checkpoints of cache"),
+    };
+    let footprint = Footprint::new(model, args.placement().chunks(model));
+    let spilled = match (&args.spill, args.bundle.options.cache_budget) {
+        (Some(file), Some(budget)) => {
+            format!("; of the cache at most {budget} in RAM, the rest in {}", file.display())
+        }
+        _ => String::new(),
+    };
     format!(
-        "{} on {}{streams}: {} checkpoints of cache; weights {} KiB, state {} KiB, cache {} KiB",
+        "{} on {}{streams}: {checkpoints}; {}{spilled}",
         contract.name,
         stream.place(),
-        if contract.cache.is_empty() { 0 } else { contract.capacity },
-        model.step().len().div_ceil(1024),
-        state.div_ceil(1024),
-        cache_bytes(contract).div_ceil(1024),
+        in_memory(&footprint)
     )
+}
+
+/// The parts of a sum of memory.
+fn in_memory(footprint: &Footprint) -> String {
+    let Footprint { streams, state, cache, weights, .. } = *footprint;
+    let [state, cache, weights, scratch] = [state, cache, weights, footprint.scratch()].map(readable);
+    let total = readable(footprint.total());
+    let each = match streams {
+        1 => String::new(),
+        _ => format!(", {} a stream", readable(footprint.of_a_stream())),
+    };
+    format!("weights {weights}, state {state}, cache {cache}, scratch {scratch}: {total} in all{each}")
 }
 
 /// A bar when somebody watches, the length is known, and rows do not go to the same terminal.

@@ -185,6 +185,11 @@ impl Stream {
         over!(self, engine => engine.contract())
     }
 
+    /// The most checkpoints that a stream keeps.
+    pub fn slots(&self) -> usize {
+        over!(self, engine => engine.cache().stream(0).capacity())
+    }
+
     /// Tokens so far, checkpoints live now, and checkpoints ever made; over all streams.
     pub fn position(&self) -> (u64, usize, u64) {
         over!(self, engine => (engine.tokens(), engine.cache().len(), engine.cache().pushed()))

@@ -75,6 +75,10 @@ pub fn verify(args: &Args) -> Result<ExitCode> {
     if !on_cpu && matches!(args.backend, Backends::Available | Backends::All) {
         bail!(Usage("--device and --plain are for --backend ort: name it".into()));
     }
+    ensure!(
+        args.bundle.options.cache_budget.is_none() || !args.bundle.is_bundle(),
+        Usage("--cache-budget is for a model: a bundle's golden run fills its own capacity".into())
+    );
     let mut bundle = args.bundle.clone();
     bundle.options.gates = args.gates;
     let directory = bundle.directory(|_| Ok(()))?;

@@ -187,6 +187,11 @@ impl Kernel {
         self.isa
     }
 
+    /// Bytes of the memory that it works in, all allocated with it.
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch.bytes()
+    }
+
     /// Writes and reads the tokens of the run, one after the other. Allocates nothing.
     ///
     /// # Panics

@@ -479,4 +479,30 @@ impl Scratch {
             checkpoint: [sigmoid(plan.head_size), sigmoid(plan.head_size)],
         }
     }
+
+    /// Bytes of its elements.
+    pub(super) fn bytes(&self) -> usize {
+        // By name, one and all: a new field is counted, or this does not compile.
+        let Self {
+            q,
+            k,
+            inputs,
+            slopes,
+            error,
+            error_back,
+            weighted,
+            sums,
+            weights,
+            slots,
+            soup,
+            gates,
+            gate_parts,
+            gate,
+            checkpoint,
+        } = self;
+        let vectors = [q, k, error, error_back, weighted, weights, gates, gate_parts, gate];
+        let lists = inputs.iter().chain(slopes).chain(soup).chain(checkpoint);
+        let numbers: usize = vectors.into_iter().chain(lists).map(|vector| size_of_val(&vector[..])).sum();
+        numbers + size_of_val(&sums[..]) + size_of_val(&slots[..])
+    }
 }

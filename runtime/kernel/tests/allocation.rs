@@ -3,7 +3,7 @@
 #[path = "../../tests/common/counting.rs"]
 mod counting;
 
-use counting::ALLOCATIONS;
+use counting::{ALLOCATIONS, LIVE_BYTES};
 use half::f16;
 use mcedge_kernel::{Cells, Isa, Kernel, Run};
 use mcedge_models::contract::{Dtype, MemoryFunction, Role};
@@ -167,4 +167,27 @@ fn a_run_allocates_nothing() {
     let before = ALLOCATIONS.get();
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(ALLOCATIONS.get() - before, 1, "the allocator counts");
+}
+
+#[test]
+fn a_kernel_says_what_it_works_in() {
+    // What a kernel holds besides does not know of the capacity, and is small.
+    let held = |function: &MemoryFunction, capacity: usize| {
+        let before = LIVE_BYTES.get();
+        let kernel = Kernel::new(function, capacity);
+        (LIVE_BYTES.get() - before, kernel.scratch_bytes())
+    };
+    for memory in memories() {
+        for aggregation in aggregations(&memory) {
+            let function = function(memory.clone(), aggregation, Dtype::F32);
+            let [(small, small_said), (large, large_said)] = [7, 300].map(|slots| held(&function, slots));
+            assert_eq!(large - small, large_said - small_said, "{function:?}");
+            let besides = small - small_said;
+            assert!(besides < 2_000, "{besides} bytes besides scratch: {function:?}");
+            // A factor of ten in the size of a head shows in both.
+            let wide = MemoryFunction { head_size: 110, ..function.clone() };
+            let (wide, wide_said) = held(&wide, 7);
+            assert_eq!(wide - small, wide_said - small_said, "{function:?}");
+        }
+    }
 }

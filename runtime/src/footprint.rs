@@ -1,0 +1,108 @@
+//! What a model's streams take of a machine's memory, in bytes.
+
+use mcedge_kernel::Kernel;
+use mcedge_models::contract::{BlockFunction, CacheTensor, Contract, Input, StateTensor};
+use mcedge_models::spec::Segmentation;
+
+use crate::Model;
+use crate::cache::cache_bytes;
+
+/// Bytes of a token, of a length or of an index.
+const WORD: usize = 8;
+/// Bytes of a number.
+const NUMBER: usize = size_of::<f32>();
+
+/// Bytes that an [`Engine`](crate::Engine) and its graphs hold.
+///
+/// Counted is what this crate allocates and how large it can become: nothing here grows with a stream. Not counted are
+/// what tract or ONNX Runtime allocate of their own (values between operations, a packed copy of the weights, their code),
+/// names and lists of a few words, and the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// B.
+    pub streams: usize,
+    /// `past.*` of all streams.
+    pub state: usize,
+    /// `cache.*` of all streams, for the contract's capacity, with the steps of an i8 cache.
+    pub cache: usize,
+    /// `step.onnx` and, where it is loaded, `chunk.onnx`: nearly all weights.
+    pub weights: usize,
+    /// What the engine holds of all streams besides state and cache, for each graph: `present.*`, and `input`, `output`,
+    /// gates and losses of its longest run; and for all graphs the state's start, gates by age and each checkpoint's age.
+    pub buffers: usize,
+    /// What the kernels work in, one a block and graph, used for one stream after the other.
+    pub kernels: usize,
+}
+
+impl Footprint {
+    /// Of an engine of `model` with its `step.onnx`, and with its `chunk.onnx` when it has one and `catches_up`.
+    pub fn new(model: &Model, catches_up: bool) -> Self {
+        let contract = model.contract();
+        let chunk = model.chunk().filter(|_| catches_up);
+        let runs: Vec<usize> = std::iter::once(1).chain(chunk.map(|_| contract.chunk)).collect();
+        let kernel = |block: &BlockFunction| Kernel::new(&block.memory, contract.capacity).scratch_bytes();
+        let kernels: usize = contract.blocks.iter().map(kernel).sum();
+        let of_graphs: usize = runs.iter().map(|&tokens| run_bytes(contract, tokens)).sum();
+        Self {
+            streams: contract.batch,
+            state: contract.state.iter().map(state_bytes).sum(),
+            cache: cache_bytes(contract),
+            weights: model.step().len() + chunk.map_or(0, <[u8]>::len),
+            buffers: of_graphs + engine_bytes(contract),
+            kernels: kernels * runs.len(),
+        }
+    }
+
+    /// What is neither state, cache nor weights.
+    pub fn scratch(&self) -> usize {
+        self.buffers + self.kernels
+    }
+
+    /// What another stream takes.
+    pub fn of_a_stream(&self) -> usize {
+        (self.state + self.cache + self.buffers) / self.streams
+    }
+
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.state + self.cache + self.weights + self.scratch()
+    }
+}
+
+/// Bytes of one checkpoint of one stream, over all tensors of the cache; 0 when nothing is cached.
+pub fn checkpoint_bytes(contract: &Contract) -> usize {
+    cache_bytes(contract) / contract.capacity / contract.batch
+}
+
+fn state_bytes(state: &StateTensor) -> usize {
+    state.shape.iter().product::<usize>() * state.dtype.size()
+}
+
+/// What a graph takes and gives in a run of `tokens` tokens, but for state before the run and cache.
+fn run_bytes(contract: &Contract, tokens: usize) -> usize {
+    let is_state = |cache: &&CacheTensor| contract.state.iter().any(|state| state.present == cache.from);
+    let made = contract.cache.iter().filter(|cache| !is_state(cache));
+    let made = made.map(|cache| cache.shape.iter().product::<usize>() / contract.capacity);
+    let present: usize = contract.state.iter().map(state_bytes).sum();
+    let sample = match contract.input {
+        Input::Features { size, .. } => size * NUMBER,
+        Input::Tokens { .. } => WORD,
+    };
+    let loss = matches!(contract.segmentation, Segmentation::Surprise { .. });
+    let token = sample + (contract.output.size + gates(contract) + usize::from(loss)) * NUMBER;
+    present + made.sum::<usize>() * NUMBER + contract.batch * tokens * token
+}
+
+/// What an engine holds whatever its graphs are.
+fn engine_bytes(contract: &Contract) -> usize {
+    let start: usize = contract.state.iter().map(state_bytes).sum();
+    let slots = if contract.cache.is_empty() { 0 } else { contract.capacity };
+    // Of a checkpoint its age and its tokens; of a stream the lengths of its segment and of its cache.
+    start + contract.batch * (gates(contract) * NUMBER + 2 * WORD * (slots + 1))
+}
+
+/// H · (N + 1), over the blocks that have gates.
+fn gates(contract: &Contract) -> usize {
+    let gated = contract.blocks.iter().filter(|block| block.memory.has_gates());
+    gated.map(|block| block.memory.num_heads * (contract.capacity + 1)).sum()
+}

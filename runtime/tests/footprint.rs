@@ -1,0 +1,175 @@
+//! An engine holds what its footprint says: this file has the process, and so the allocator, to itself.
+
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
+#[path = "common/counting.rs"]
+mod counting;
+#[path = "../fuzz/src/plain.rs"]
+mod plain;
+
+use std::collections::BTreeMap;
+
+use counting::{ALLOCATIONS, LIVE_BYTES};
+use half::f16;
+use mcedge_models::contract::{Contract, Dtype};
+use mcedge_models::spec::Spec;
+use mcedge_models::{Tensor, Weights, parameters};
+use mcedge_runtime::{Backend, Backlog, Element, Engine, EngineOptions, Error, Footprint, Model};
+use plain::Plain;
+use serde_json::{Value, json};
+
+/// Gives zeros of the sizes that the contract declares.
+struct Zeros {
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    /// One an output: its elements, and whether that is for each token.
+    sizes: Vec<(usize, bool)>,
+    /// Numbers of a token of all streams.
+    sample: usize,
+}
+
+impl Zeros {
+    fn new(contract: &Contract) -> Self {
+        let state = contract.state.iter().map(|state| state.past.clone());
+        let cache = contract.cache.iter().flat_map(|cache| [Some(cache.name.clone()), cache.steps.clone()]);
+        let lengths = ["input", "segment.length", "cache.length"].map(str::to_owned);
+        let mut named = BTreeMap::new();
+        for state in &contract.state {
+            named.insert(state.present.clone(), (state.shape.iter().product(), false));
+        }
+        for cache in &contract.cache {
+            let slot = cache.shape.iter().product::<usize>() / contract.capacity;
+            named.insert(cache.from.clone(), (slot, false));
+        }
+        for block in contract.blocks.iter().filter(|block| block.memory.has_gates()) {
+            let weights = contract.batch * block.memory.num_heads * (contract.capacity + 1);
+            named.insert(format!("gates.{}", block.block), (weights, true));
+        }
+        named.insert("output".into(), (contract.batch * contract.output.size, true));
+        named.insert("surprise".into(), (contract.batch, true));
+        Zeros {
+            inputs: lengths.into_iter().chain(state).chain(cache.flatten()).collect(),
+            outputs: named.keys().cloned().collect(),
+            sizes: named.values().copied().collect(),
+            sample: contract.batch * contract.input.size(),
+        }
+    }
+}
+
+impl Backend for Zeros {
+    type Tensor = Plain;
+
+    fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    fn zeros(&self, element: Element, shape: &[usize]) -> Result<Plain, Error> {
+        let elements = shape.iter().product();
+        Ok(match element {
+            Element::F32 => Plain::F32(vec![0.0; elements]),
+            Element::F16 => Plain::F16(vec![f16::ZERO; elements]),
+            Element::I8 => Plain::I8(vec![0; elements]),
+            Element::I64 => Plain::I64(vec![0; elements]),
+        })
+    }
+
+    fn run<'a>(
+        &mut self,
+        mut inputs: impl Iterator<Item = &'a Plain>,
+        outputs: &mut [Plain],
+    ) -> Result<(), Error> {
+        let Some(Plain::F32(input)) = inputs.next() else { panic!("the input is the first, of f32") };
+        let tokens = input.len() / self.sample;
+        for (output, &(elements, is_of_a_token)) in outputs.iter_mut().zip(&self.sizes) {
+            *output = Plain::F32(vec![0.0; elements * if is_of_a_token { tokens } else { 1 }]);
+        }
+        Ok(())
+    }
+}
+
+fn model(memory: &Value, aggregation: &str, options: mcedge_export::Options) -> Model {
+    let config = json!({
+        "format": "mcedge/1", "name": "footprint", "input": {"kind": "features", "size": 30}, "d_model": 64,
+        "blocks": [{"norm": "layer_norm", "num_heads": 2, "memory": memory,
+                    "caching": {"aggregation": aggregation, "init": "continue",
+                                "segmentation": {"kind": "constant", "size": 24}}}],
+        "head": {"kind": "regression", "size": 50},
+    });
+    let spec = Spec::parse(config.to_string().as_bytes()).unwrap();
+    let zeros = parameters(&spec).into_iter().map(|parameter| {
+        let data = vec![0.01; parameter.shape.iter().product()];
+        (parameter.name, Tensor { shape: parameter.shape, data })
+    });
+    let weights = Weights::new(zeros.collect(), &spec).unwrap();
+    let bundle = mcedge_export::bundle(&spec, &weights, options).unwrap();
+    Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state).unwrap()
+}
+
+/// Bytes that an engine holds when each graph has had its longest run.
+fn held(model: &Model, chunks: bool) -> usize {
+    let contract = model.contract();
+    let before = LIVE_BYTES.get();
+    let mut engine = Engine::new(model, Zeros::new(contract), EngineOptions::default()).unwrap();
+    if chunks {
+        engine = engine.with_chunks(Zeros::new(contract)).unwrap();
+    }
+    for tokens in [contract.chunk, 1] {
+        let values = vec![0.5; contract.batch * tokens * contract.input.size()];
+        engine.catch_up(Backlog::Features(&values), &mut Vec::new()).unwrap();
+    }
+    LIVE_BYTES.get() - before
+}
+
+#[test]
+fn an_engine_holds_what_its_footprint_says() {
+    let titans = json!({"kind": "titans", "depth": 2, "width": 16, "bias": true, "objective": "l2",
+                        "step_size": 0.05, "momentum": 0.9, "retention": 0.99});
+    for (memory, aggregation) in
+        [(json!({"kind": "linear"}), "grm"), (titans, "soup"), (json!({"kind": "gru"}), "sigmoid")]
+    {
+        for (cache_dtype, capacity, batch, gates) in
+            [(Dtype::F32, 40, 1, true), (Dtype::I8, 30, 3, false), (Dtype::F16, 2, 5, true)]
+        {
+            let options = mcedge_export::Options { capacity, cache_dtype, batch, gates, chunk: 20 };
+            let model = model(&memory, aggregation, options);
+            for chunks in [false, true] {
+                let Footprint { state, cache, buffers, .. } = Footprint::new(&model, chunks);
+                let (held, said) = (held(&model, chunks), state + cache + buffers);
+                // Besides there are names, lists and the contract.
+                let besides = held as i64 - said as i64;
+                assert!(
+                    (0..20_000).contains(&besides),
+                    "{besides} bytes besides {said}: {memory} {options:?} {chunks}"
+                );
+            }
+        }
+    }
+    let before = ALLOCATIONS.get();
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(ALLOCATIONS.get() - before, 1, "the allocator counts");
+}
+
+#[test]
+fn the_parts_of_a_footprint_are_those_that_a_person_counts() {
+    let options = mcedge_export::Options { capacity: 40, batch: 3, chunk: 20, ..Default::default() };
+    let model = model(&json!({"kind": "linear"}), "grm", options);
+    let footprint = Footprint::new(&model, true);
+    // m and context of two heads of 32.
+    let memory = 2 * (32 * 32 + 32) * 4;
+    assert_eq!(footprint.state, 3 * memory);
+    assert_eq!(footprint.cache, 3 * 40 * memory);
+    assert_eq!(footprint.weights, model.step().len() + model.chunk().unwrap().len());
+    // The state's start and a present for each graph; samples and outputs; a stream's and its checkpoints' positions.
+    let rows = (20 + 1) * (30 + 50) * 4;
+    assert_eq!(footprint.buffers, 3 * (3 * memory + rows + 41 * 16));
+    let total = footprint.state + footprint.cache + footprint.weights + footprint.buffers + footprint.kernels;
+    assert_eq!((footprint.total(), footprint.streams), (total, 3));
+    assert_eq!(footprint.of_a_stream(), (footprint.state + footprint.cache + footprint.buffers) / 3);
+    let steps = Footprint::new(&model, false);
+    assert_eq!(2 * steps.kernels, footprint.kernels);
+    assert_eq!(steps.weights, model.step().len());
+}

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::Contract;
 use mcedge_models::spec::Segmentation;
-use mcedge_runtime::{EngineOptions, Model, checkpoint_bytes};
+use mcedge_runtime::{EngineOptions, Model, Policy, checkpoint_bytes};
 
 use crate::Usage;
 use crate::bundle::{self, BundleArg};

@@ -4,10 +4,13 @@
 //! `cargo bench --bench step [-- linear/64]`. Every backend runs the same stream, and their outputs are compared, so that what is
 //! timed is also right.
 
+mod common;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use common::{Error, config, median, wanted};
 use mcedge_models::Weights;
 use mcedge_models::spec::Spec;
 use mcedge_runtime::{Backend, Backlog, Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Tract};
@@ -18,8 +21,6 @@ const ROUNDS: usize = 7;
 /// Tokens in a segment, and of a chunk. The median of a round is an ordinary step: one in 32 also ends a segment.
 const SEGMENT: usize = 32;
 const STEPS: usize = 6 * SEGMENT;
-
-type Error = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Error> {
     println!(
@@ -39,12 +40,6 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a bench is asked for: all are, or those whose name has a word of the command line in it.
-fn wanted(name: &str) -> bool {
-    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with("--")).peekable();
-    words.peek().is_none() || words.any(|word| name.contains(&word))
-}
-
 /// One backend's stream: a round gives the median time of its steps.
 struct Runner<'a> {
     name: String,
@@ -55,7 +50,8 @@ struct Runner<'a> {
 }
 
 fn bench(name: &str, memory: &str, fill: usize) -> Result<(), Error> {
-    let spec = Spec::parse(config(memory, fill).as_bytes())?;
+    let segment = if fill == 0 { 1 << 20 } else { SEGMENT };
+    let spec = Spec::parse(config(memory, segment, "restart").as_bytes())?;
     let weights = Weights::made_up(&spec);
     let options = mcedge_export::Options { capacity: fill.max(1), ..Default::default() };
     let bundle = mcedge_export::bundle(&spec, &weights, options)?;
@@ -140,22 +136,4 @@ fn report(name: &str, fill: usize, runners: &mut [Runner<'_>]) {
             time / first
         );
     }
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn config(memory: &str, fill: usize) -> String {
-    let segment = if fill == 0 { 1 << 20 } else { SEGMENT };
-    let block = format!(
-        r#"{{"norm": "layer_norm", "num_heads": 4, "normalize_qk": true, "memory": {memory},
-            "caching": {{"aggregation": "grm", "init": "restart",
-                         "segmentation": {{"kind": "constant", "size": {segment}}}}}}}"#
-    );
-    format!(
-        r#"{{"format": "mcedge/1", "name": "bench", "input": {{"kind": "tokens", "vocab_size": 256}}, "d_model": 128,
-            "blocks": [{block}, {block}], "final_norm": true, "head": {{"kind": "logits", "size": 256}}}}"#
-    )
 }

@@ -73,3 +73,17 @@ fn least(values: impl Iterator<Item = f64>) -> usize {
     let least = values.enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b));
     least.map_or(0, |(position, _)| position)
 }
+
+/// Σ term(a_i, b_i) of two vectors as long. Several sums go side by side, which a processor adds at once.
+fn sum<A: Copy, B: Copy>(a: &[A], b: &[B], term: impl Fn(A, B) -> f64) -> f64 {
+    const LANES: usize = 8;
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        (0..LANES).for_each(|lane| sums[lane] += term(a[lane], b[lane]));
+    }
+    for (sum, (&a, &b)) in sums.iter_mut().zip(rest_a.iter().zip(rest_b)) {
+        *sum += term(a, b);
+    }
+    sums.iter().sum()
+}

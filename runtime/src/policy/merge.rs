@@ -1,11 +1,8 @@
 //! What is alike is kept once.
 
-use super::{Decision, Scratch, least};
+use super::{Decision, Scratch, least, sum};
 use crate::backend::Buffer;
 use crate::cache::{Contents, Place, Slots};
-
-/// Sums side by side, which a processor adds at once. Their number is part of how a loss is rounded.
-const LANES: usize = 8;
 
 /// Those two neighbours become one that lose least by it.
 ///
@@ -37,22 +34,11 @@ fn loss<T: Buffer>(contents: &mut Contents<'_, T>, a: Place, b: Place, scratch: 
         for row in 0..part.rows() {
             part.read(row_a, row, a);
             part.read(row_b, row, b);
-            let (distance, norms) = distance_and_norms(row_a, row_b);
+            let difference = |a, b| f64::from(a) - f64::from(b);
+            let distance = sum(row_a, row_b, |a, b| difference(a, b) * difference(a, b));
+            let norms = sum(row_a, row_b, |a, b| f64::from(a) * f64::from(a) + f64::from(b) * f64::from(b));
             loss += if norms > 0.0 { distance / norms } else { 0.0 };
         }
     }
     loss
-}
-
-/// ‖a − b‖² and ‖a‖² + ‖b‖² of two vectors as long.
-fn distance_and_norms(a: &[f32], b: &[f32]) -> (f64, f64) {
-    let (mut distances, mut norms) = ([0.0; LANES], [0.0; LANES]);
-    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-        for (lane, (&a, &b)) in a.iter().zip(b).enumerate() {
-            let (a, b) = (f64::from(a), f64::from(b));
-            distances[lane] += (a - b) * (a - b);
-            norms[lane] += a * a + b * b;
-        }
-    }
-    (distances.iter().sum(), norms.iter().sum())
 }

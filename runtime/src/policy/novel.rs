@@ -1,6 +1,6 @@
 //! What says nothing new is not kept.
 
-use super::{Decision, Scratch};
+use super::{Decision, Scratch, sum};
 use crate::backend::Buffer;
 use crate::cache::{Contents, Slots};
 
@@ -16,25 +16,22 @@ pub(super) fn decide<T: Buffer>(
     mut contents: Contents<'_, T>,
     scratch: &mut Scratch,
 ) -> Decision {
-    let Scratch { rows: [values, _], sum, scores } = scratch;
+    let Scratch { rows: [values, _], sum: units, scores } = scratch;
     scores.fill(0.0);
     for part in contents.parts().filter(|part| part.is_context()) {
-        let (values, sum) = (&mut values[..part.inner()], &mut sum[..part.inner()]);
+        let (values, units) = (&mut values[..part.inner()], &mut units[..part.inner()]);
         for row in 0..part.rows() {
-            sum.fill(0.0);
+            units.fill(0.0);
             for position in 0..=slots.len() {
                 part.read(values, row, slots.place(position));
-                let length = length(values);
-                sum.iter_mut().zip(&*values).for_each(|(sum, &c)| *sum += f64::from(c) / length);
+                let to_unit = to_unit(values);
+                units.iter_mut().zip(&*values).for_each(|(sum, &c)| *sum += to_unit * f64::from(c));
             }
             for (position, score) in scores.iter_mut().enumerate() {
                 part.read(values, row, slots.place(position));
-                let length = length(values);
-                let cosine = |(&c, sum): (&f32, &f64)| {
-                    let unit = f64::from(c) / length;
-                    unit * (sum - unit)
-                };
-                *score += values.iter().zip(&*sum).map(cosine).sum::<f64>();
+                let to_unit = to_unit(values);
+                let with_all = to_unit * sum(values, units, |c, sum| f64::from(c) * sum);
+                *score += with_all - to_unit * to_unit * square(values);
             }
         }
     }
@@ -42,8 +39,13 @@ pub(super) fn decide<T: Buffer>(
     Decision::Goes(scores.iter().position(|score| *score >= most - ALIKE).unwrap_or_default())
 }
 
-/// ‖c‖, and 1 where that is 0: c divided by it is then 0, which is like nothing.
-fn length(c: &[f32]) -> f64 {
-    let square: f64 = c.iter().map(|&c| f64::from(c) * f64::from(c)).sum();
-    if square > 0.0 { square.sqrt() } else { 1.0 }
+/// What makes c a vector of length 1; 0 where it has none, so that it is like nothing.
+fn to_unit(c: &[f32]) -> f64 {
+    let square = square(c);
+    if square > 0.0 { square.sqrt().recip() } else { 0.0 }
+}
+
+/// ‖c‖².
+fn square(c: &[f32]) -> f64 {
+    sum(c, c, |a, b| f64::from(a) * f64::from(b))
 }

@@ -6,6 +6,7 @@ mod budget;
 mod models;
 mod policies;
 mod streams;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::fs;

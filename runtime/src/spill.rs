@@ -23,6 +23,8 @@ pub struct Spill {
 
 /// The most checkpoints that the making of one touches: two that become one, and one that moves.
 const CHECKPOINTS: usize = 4;
+/// What a run may touch is this part of the budget, so that several of them share what they read.
+const RUNS: usize = 4;
 /// Linux maps up to so many bytes around a page that is missed, where the file's are in its cache.
 const AROUND: usize = 1 << 16;
 
@@ -123,13 +125,18 @@ impl Spilled {
     ) -> Result<Self, Error> {
         let in_ram = contract.cache.iter().map(|cache| bytes_in_ram(contract, cache)).sum();
         let most = spill.resident_bytes.saturating_sub(in_ram);
-        let (mut token, mut checkpoint) = (0, 0);
+        let (mut token, mut checkpoint, mut all) = (0, 0, 0);
         for cache in contract.cache.iter().filter(|cache| is_spilled(contract, cache)) {
             let inner = cache.shape[cache.slot_axis + 1..].iter().product::<usize>() * cache.dtype.size();
             let rows: usize = cache.shape[..cache.slot_axis].iter().product();
             let memory = inner + 2 * AROUND;
             token += rows * memory * most_read(contract, cache);
             checkpoint += rows * memory * CHECKPOINTS;
+            all += rows * contract.capacity * inner;
+        }
+        if all <= most {
+            // There is room for everything.
+            (token, checkpoint) = (0, 0);
         }
         let needed = token + checkpoint;
         if needed > most {
@@ -159,13 +166,13 @@ impl Spilled {
 
     /// The most tokens, 1 at least, of one run.
     pub(crate) fn most_tokens(&self) -> usize {
-        ((self.most - self.checkpoint) / self.token.max(1)).max(1)
+        ((self.most - self.checkpoint) / RUNS / self.token.max(1)).max(1)
     }
 
-    /// Counts what a run of `tokens` tokens has touched, and gives back what has been touched so far when another might be
-    /// too much.
-    pub(crate) fn touch(&mut self, tokens: usize) {
-        self.resident += tokens * self.token + self.checkpoint;
+    /// Counts what a run of `tokens` tokens has touched and, when it `made` checkpoints, their making; gives back what has
+    /// been touched so far when another might be too much.
+    pub(crate) fn touch(&mut self, tokens: usize, made: bool) {
+        self.resident += tokens * self.token + if made { self.checkpoint } else { 0 };
         if self.resident + self.most_tokens() * self.token + self.checkpoint > self.most {
             self.parts.iter().flatten().for_each(|part| part.pages.give_back());
             self.resident = 0;

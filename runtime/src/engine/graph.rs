@@ -102,7 +102,7 @@ impl<B: Backend> Graph<B> {
             Feed::CacheLength => streams.cache_length(),
         });
         self.backend.run(inputs, &mut self.outputs.tensors)?;
-        streams.touch(self.tokens);
+        streams.touch(self.tokens, false);
         self.outputs.check(self.tokens)
     }
 }

@@ -113,10 +113,10 @@ impl<T: Buffer> Streams<T> {
         self.cache.spilled().map_or(usize::MAX, |spilled| spilled.most_tokens())
     }
 
-    /// Says that a run of `tokens` tokens has read the cache.
-    pub(super) fn touch(&mut self, tokens: usize) {
+    /// Says that a run of `tokens` tokens has read the cache, or that checkpoints have been `made`.
+    pub(super) fn touch(&mut self, tokens: usize, made: bool) {
         if let Some(spilled) = self.cache.spilled() {
-            spilled.touch(tokens);
+            spilled.touch(tokens, made);
         }
     }
 
@@ -159,6 +159,8 @@ impl<T: Buffer> Streams<T> {
                 self.keep(stream);
             }
         }
+        let made = self.active_clocks().any(|(_, clock)| clock.inside() == 0);
+        self.touch(0, made);
         self.publish();
     }
 

@@ -69,7 +69,8 @@ fn assert_kept(engine: &Engine<Toy>, setup: &Setup, stream: usize, naive: &Naive
 
 #[test]
 fn what_is_kept_is_the_same_to_the_bit_however_a_stream_is_cut() {
-    for (seed, setup) in (0u32..).zip(setups_of_policies()) {
+    let setups = setups_of_policies().into_iter().filter(|setup| setup.context == "mean");
+    for (seed, setup) in (0u32..).zip(setups) {
         for dtype in if setup.capacity == 3 { &["f32", "i8"][..] } else { &["f32"] } {
             let setup = Setup { batch: 1, dtype, ..setup.clone() };
             let xs = xs(seed, 60);

@@ -66,12 +66,12 @@ fn draw(gates: &str, output: Option<&Path>) -> Result<ExitCode> {
 }
 
 fn json(model: &Model, footprint: &Footprint) -> Value {
-    let Footprint { state, cache, weights, buffers, kernels, .. } = *footprint;
+    let Footprint { state, cache, weights, buffers, shared, .. } = *footprint;
     json!({
         "contract": model.contract(),
         "bytes": {
             "graph": model.step().len(), "chunk": model.chunk().map_or(0, <[u8]>::len),
-            "weights": weights, "state": state, "cache": cache, "buffers": buffers, "kernels": kernels,
+            "weights": weights, "state": state, "cache": cache, "buffers": buffers, "shared": shared,
             "total": footprint.total(), "stream": footprint.of_a_stream(),
             "checkpoint": checkpoint_bytes(model.contract()),
         },

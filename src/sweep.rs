@@ -20,13 +20,13 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::Contract;
 use mcedge_models::spec::Segmentation;
-use mcedge_runtime::{EngineOptions, Model, Policy, checkpoint_bytes};
+use mcedge_runtime::{EngineOptions, Model, checkpoint_bytes};
 
 use crate::Usage;
 use crate::bundle::{self, BundleArg};
 use crate::export::Options;
 use crate::run::Reading;
-use crate::stream::{BackendArg, Placement};
+use crate::stream::{BackendArg, Placement, Stream};
 use input::Sequence;
 use loss::Task;
 use plan::{Chosen, Evict, Share};
@@ -94,62 +94,37 @@ fn run(args: &Args, model: &Model, sequences: &[Sequence], longest: usize, chose
     let (tokens, _) = input::count(sequences, contract)?;
     let task = Task::of(contract, sequences);
     let progress = if args.quiet { ProgressBar::hidden() } else { progress() };
-    let trial = Trial {
-        model,
-        backend: args.backend,
-        placement: &args.placement,
-        sequences,
-        task: &task,
-        progress: &progress,
-    };
-    let stream =
-        trial.open(EngineOptions { slots: args.bundle.slots(contract)?, ..EngineOptions::default() })?;
+    let Args { backend, placement, .. } = args;
+    let trial = Trial { model, backend: *backend, placement, sequences, task: &task, progress: &progress };
+    let options = EngineOptions { slots: args.bundle.slots(contract)?, ..EngineOptions::default() };
+    let stream = trial.open(options)?;
     let (place, slots) = (stream.place(), stream.slots());
     let (all, made, expected) = with_all(&trial, stream, longest)?;
-    // A cache that is larger than what is made of checkpoints is as large as those.
-    let full = if contract.cache.is_empty() { 0 } else { made.min(slots) };
+    // Without a cache nothing is made of what segments leave; and a larger cache than what is made is as large as that.
+    let made = if contract.cache.is_empty() { 0 } else { made };
+    let full = made.min(slots);
     let levels = if full == 0 { Vec::new() } else { plan::levels(&args.budgets, full, contract)? };
     let smaller = levels.iter().filter(|level| level.slots < made).count();
     progress.set_length(((2 + chosen.policies.len() * smaller) * tokens) as u64);
 
-    let cell = |policy: Policy, slots: usize, budgets: &[String]| -> Result<(Cell, Measured)> {
-        let options = EngineOptions { policy, slots: Some(slots), ..EngineOptions::default() };
-        let mut difference = Difference::from(&expected);
-        let measured = trial.run(trial.open(options)?, |found| difference.take(found))?;
-        let cell = Cell {
-            policy: Some(policy),
-            budgets: budgets.to_vec(),
-            slots,
-            relative_rms: difference.relative(),
-            largest: difference.largest(),
-            loss: measured.losses.mean(),
-            distances: measured.distances.clone(),
-        };
-        Ok((cell, measured))
-    };
-    let (without, measured) = cell(Policy::default(), 0, &[])?;
-    let with_all = Cell {
-        policy: None,
-        budgets: Vec::new(),
-        slots: full,
-        relative_rms: 0.0,
-        largest: 0.0,
-        loss: all.losses.mean(),
-        distances: all.distances,
-    };
-    let gain = all.losses.gain_over(&measured.losses);
+    let none = EngineOptions { slots: Some(0), ..EngineOptions::default() };
+    let (without, differs) = compared(&trial, none, &expected)?;
+    let same = Difference::from(&[]);
+    let with_all = Cell::new(full, &all, &same, &without.losses);
     let mut cells = Vec::new();
-    for &policy in &chosen.policies {
-        for level in &levels {
-            if level.slots == made {
-                // Nothing ever goes, whatever the policy.
-                cells.push(Cell { policy: Some(policy), budgets: level.budgets.clone(), ..with_all.clone() });
-                continue;
-            }
-            let (cell, _) = cell(policy, level.slots, &level.budgets)
-                .with_context(|| format!("policy `{policy}`, {} checkpoints", level.slots))?;
-            cells.push(cell);
-        }
+    for (policy, level) in
+        chosen.policies.iter().flat_map(|policy| levels.iter().map(move |level| (*policy, level)))
+    {
+        let options = EngineOptions { policy, slots: Some(level.slots), ..EngineOptions::default() };
+        // Where there is room for all that is made, nothing goes, whatever the policy.
+        let cell = if level.slots == made {
+            with_all.clone()
+        } else {
+            let (measured, difference) = compared(&trial, options, &expected)
+                .with_context(|| format!("policy `{policy}` with {} checkpoints", level.slots))?;
+            Cell::new(level.slots, &measured, &difference, &without.losses)
+        };
+        cells.push(Cell { policy: Some(policy), budgets: level.budgets.clone(), ..cell });
     }
     progress.finish_and_clear();
     Ok(Report {
@@ -158,25 +133,31 @@ fn run(args: &Args, model: &Model, sequences: &[Sequence], longest: usize, chose
         input: args.input.clone(),
         tokens,
         sequences: sequences.len(),
-        made: if contract.cache.is_empty() { 0 } else { made },
+        made,
         full,
         checkpoint_bytes: checkpoint_bytes(contract),
-        without: Cell { policy: None, ..without },
+        without: Cell::new(0, &without, &differs, &without.losses),
         with_all,
-        gain,
         cells,
         left_out: chosen.left_out,
         task,
     })
 }
 
+/// A run, and how far its outputs are from those `expected`, `[T, O]`.
+fn compared<'e>(
+    trial: &Trial<'_>,
+    options: EngineOptions,
+    expected: &'e [f32],
+) -> Result<(Measured, Difference<'e>)> {
+    let mut difference = Difference::from(expected);
+    let measured = trial.run(trial.open(options)?, |found| difference.take(found))?;
+    Ok((measured, difference))
+}
+
 /// The run with all of the cache: what it measured, the most checkpoints that a sequence would have at a time, if none
 /// had to go, and its outputs `[T, O]`.
-fn with_all(
-    trial: &Trial<'_>,
-    stream: crate::stream::Stream,
-    longest: usize,
-) -> Result<(Measured, usize, Vec<f32>)> {
+fn with_all(trial: &Trial<'_>, stream: Stream, longest: usize) -> Result<(Measured, usize, Vec<f32>)> {
     let mut outputs = Vec::new();
     let measured = trial.run(stream, |found| outputs.extend_from_slice(found))?;
     let made = match trial.model.contract().segmentation {

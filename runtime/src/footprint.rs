@@ -5,7 +5,8 @@ use mcedge_models::contract::{BlockFunction, CacheTensor, Contract, Input, State
 use mcedge_models::spec::Segmentation;
 
 use crate::Model;
-use crate::cache::cache_bytes;
+use crate::cache::{Slots, cache_bytes};
+use crate::policy::Scratch;
 
 /// Bytes of a token, of a length or of an index.
 const WORD: usize = 8;
@@ -28,10 +29,12 @@ pub struct Footprint {
     /// `step.onnx` and, where it is loaded, `chunk.onnx`: nearly all weights.
     pub weights: usize,
     /// What the engine holds of all streams besides state and cache, for each graph: `present.*`, and `input`, `output`,
-    /// gates and losses of its longest run; and for all graphs the state's start, gates by age and each checkpoint's age.
+    /// gates and losses of its longest run; and for all graphs the state's start, gates by age and what is noted of each
+    /// checkpoint.
     pub buffers: usize,
-    /// What the kernels work in, one a block and graph, used for one stream after the other.
-    pub kernels: usize,
+    /// What is used for one stream after the other: memory to work in of the kernels, one a block and graph, and of the
+    /// policy.
+    pub shared: usize,
 }
 
 impl Footprint {
@@ -49,13 +52,13 @@ impl Footprint {
             cache: cache_bytes(contract),
             weights: model.step().len() + chunk.map_or(0, <[u8]>::len),
             buffers: of_graphs + engine_bytes(contract),
-            kernels: kernels * runs.len(),
+            shared: kernels * runs.len() + policy_bytes(contract),
         }
     }
 
     /// What is neither state, cache nor weights.
     pub fn scratch(&self) -> usize {
-        self.buffers + self.kernels
+        self.buffers + self.shared
     }
 
     /// What another stream takes.
@@ -93,12 +96,22 @@ fn run_bytes(contract: &Contract, tokens: usize) -> usize {
     present + made.sum::<usize>() * NUMBER + contract.batch * tokens * token
 }
 
-/// What an engine holds whatever its graphs are.
+/// What an engine holds of all streams whatever its graphs are.
 fn engine_bytes(contract: &Contract) -> usize {
     let start: usize = contract.state.iter().map(state_bytes).sum();
-    let slots = if contract.cache.is_empty() { 0 } else { contract.capacity };
-    // Of a checkpoint its age and its tokens; of a stream the lengths of its segment and of its cache.
-    start + contract.batch * (gates(contract) * NUMBER + 2 * WORD * (slots + 1))
+    // The lengths of a stream's segment and of its cache.
+    let lengths = 2 * WORD;
+    start + contract.batch * (gates(contract) * NUMBER + slots(contract) * Slots::BYTES_A_SLOT + lengths)
+}
+
+fn policy_bytes(contract: &Contract) -> usize {
+    let row = |cache: &CacheTensor| cache.shape[cache.slot_axis + 1..].iter().product();
+    Scratch::bytes(slots(contract), contract.cache.iter().map(row).max().unwrap_or_default())
+}
+
+/// N, where there is a cache.
+fn slots(contract: &Contract) -> usize {
+    if contract.cache.is_empty() { 0 } else { contract.capacity }
 }
 
 /// H · (N + 1), over the blocks that have gates.

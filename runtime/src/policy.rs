@@ -44,6 +44,11 @@ impl Scratch {
         }
     }
 
+    /// Bytes of its elements.
+    pub(crate) fn bytes(slots: usize, longest_row: usize) -> usize {
+        longest_row * (2 * size_of::<f32>() + size_of::<f64>()) + (slots + 1) * size_of::<f64>()
+    }
+
     /// Room for a row.
     pub(crate) fn row(&mut self) -> &mut [f32] {
         &mut self.rows[0]

@@ -7,6 +7,7 @@ use mcedge_models::contract::Contract;
 use mcedge_models::spec::Segmentation;
 use mcedge_runtime::{Policy, checkpoint_bytes};
 
+use crate::Usage;
 use crate::budget::Budget;
 
 /// The most checkpoints that a cache is exported for, and their most bytes, 1 GiB: what comes after is left to who asks
@@ -105,7 +106,7 @@ pub fn levels(shares: &[Share], full: usize, contract: &Contract) -> Result<Vec<
 ///
 /// # Errors
 ///
-/// One that was asked for by its name has none.
+/// [`Usage`] when one that was asked for by its name has none.
 pub fn choose(evict: &[Evict], contract: &Contract, gates: bool) -> Result<Chosen> {
     let all = evict.contains(&Evict::All);
     let mut chosen = Chosen { policies: Vec::new(), left_out: Vec::new() };
@@ -113,7 +114,7 @@ pub fn choose(evict: &[Evict], contract: &Contract, gates: bool) -> Result<Chose
         let is_named = evict.contains(&Evict::One(policy));
         match reason_against(policy, contract, gates) {
             None if all || is_named => chosen.policies.push(policy),
-            Some(reason) if is_named => bail!("{reason}"),
+            Some(reason) if is_named => bail!(Usage(reason)),
             Some(reason) if all => chosen.left_out.push((policy, reason)),
             _ => {}
         }

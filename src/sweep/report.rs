@@ -5,7 +5,8 @@ use std::fmt::Write;
 use mcedge_runtime::Policy;
 
 use super::distance::Distances;
-use super::loss::{Gain, Task};
+use super::loss::{Gain, Losses, Task};
+use super::trial::{Difference, Measured};
 use crate::budget::readable;
 
 /// Everything that a sweep found.
@@ -28,8 +29,6 @@ pub struct Report {
     pub without: Cell,
     /// The model with [`Report::full`] checkpoints.
     pub with_all: Cell,
-    /// What the cache gains on this input; none where nothing has a loss.
-    pub gain: Option<Gain>,
     /// By policy, then by slots.
     pub cells: Vec<Cell>,
     pub left_out: Vec<(Policy, String)>,
@@ -46,7 +45,25 @@ pub struct Cell {
     pub relative_rms: f64,
     pub largest: f64,
     pub loss: Option<f64>,
+    /// What it gains over no cache; none where nothing has a loss.
+    pub gain: Option<Gain>,
     pub distances: Distances,
+}
+
+impl Cell {
+    /// A run with `slots` checkpoints, of no policy and no budget yet; `without` are the losses without a cache.
+    pub fn new(slots: usize, measured: &Measured, difference: &Difference<'_>, without: &Losses) -> Self {
+        Self {
+            policy: None,
+            budgets: Vec::new(),
+            slots,
+            relative_rms: difference.relative(),
+            largest: difference.largest(),
+            loss: measured.losses.mean(),
+            gain: measured.losses.gain_over(without),
+            distances: measured.distances.clone(),
+        }
+    }
 }
 
 impl Report {
@@ -55,15 +72,24 @@ impl Report {
         self.full == self.made
     }
 
-    /// The gain, where it is more than noise.
+    /// What all of the cache gains, where it is more than noise.
     pub fn certain_gain(&self) -> Option<Gain> {
-        self.gain.filter(|gain| gain.is_certain())
+        self.with_all.gain.filter(|gain| gain.is_certain())
+    }
+
+    /// The cell that gains most, where that is more than noise and more than all of the cache gains; of several that with
+    /// the fewest checkpoints.
+    fn best(&self) -> Option<(&Cell, Gain)> {
+        let least = self.with_all.gain.map_or(0.0, |gain| gain.mean.max(0.0));
+        let gains = self.cells.iter().filter_map(|cell| Some((cell, cell.gain?)));
+        let certain = gains.filter(|(_, gain)| gain.is_certain() && gain.mean > least);
+        certain.max_by(|(a, of_a), (b, of_b)| of_a.mean.total_cmp(&of_b.mean).then(b.slots.cmp(&a.slots)))
     }
 
     /// The part of the cache's gain that a cell keeps, where there is a gain: below 0 where it is worse than no cache.
     pub fn kept(&self, cell: &Cell) -> Option<f64> {
         let gain = self.certain_gain()?;
-        Some((self.without.loss? - cell.loss?) / gain.mean)
+        Some(cell.gain?.mean / gain.mean)
     }
 
     /// The table and what there is to say about it.
@@ -81,6 +107,13 @@ impl Report {
         let has_loss = self.with_all.loss.is_some();
         let shown = 6 + usize::from(has_loss) + usize::from(has_loss && self.certain_gain().is_some());
         align(&mut text, &rows, shown);
+        if let Some((cell, Gain { mean, error })) = self.best() {
+            let (policy, slots) = (cell.policy.map_or("", Policy::name), cell.slots);
+            let _ = writeln!(
+                text,
+                "least loss: {policy} with {slots} checkpoints, which gain {mean:.5} ± {error:.5} over no cache"
+            );
+        }
         for (_, reason) in &self.left_out {
             let _ = writeln!(text, "left out: {reason}");
         }
@@ -111,7 +144,9 @@ impl Report {
             ),
         };
         let _ = writeln!(text, "{}: {}", self.task.name(), self.task.meaning());
-        if let (Some(gain), Some(without), Some(with)) = (self.gain, self.without.loss, self.with_all.loss) {
+        if let (Some(gain), Some(without), Some(with)) =
+            (self.with_all.gain, self.without.loss, self.with_all.loss)
+        {
             let Gain { mean, error } = gain;
             let told = format!("{without:.5} without the cache, {with:.5} with all of it");
             let _ = match gain.is_certain() {
@@ -119,7 +154,7 @@ impl Report {
                 true => writeln!(text, "{told}: it gains {mean:.5} ± {error:.5}"),
                 false => writeln!(
                     text,
-                    "{told}: the cache gives no gain on this input ({mean:.5} ± {error:.5}), so none can be kept"
+                    "{told}: all of it gives no gain on this input ({mean:.5} ± {error:.5}), so there is none to keep"
                 ),
             };
         }

@@ -134,7 +134,7 @@ fn a_bundle_has_a_full_cache_of_its_own() {
     };
     assert_eq!(full("oldest"), 0.0);
     assert!(full("thin") > 0.0);
-    check_fails(&[&["sweep"], &args[..], &["--evict", "least-read"]].concat(), 1, "--gates");
+    check_fails(&[&["sweep"], &args[..], &["--evict", "least-read"]].concat(), 2, "--gates");
     check_fails(&[&["sweep"], &args[..], &["--capacity", "5"]].concat(), 2, "a bundle has its own");
     // A budget leaves a part of it.
     let budget = (6 * 4 * (64 + 8) * 4).to_string();
@@ -241,7 +241,7 @@ fn what_cannot_be_swept_is_told() {
     let mean = format!("{CASES}/logarithmic-lstm-mean");
     let size = inspected_size(&mean);
     let rows = file("sweep-mean.jsonl", format!("[{}]\n", vec!["0.25"; size].join(",")).repeat(30));
-    check_fails(&["sweep", &mean, "--input", &rows, "--evict", "novel"], 1, "no block has contexts");
+    check_fails(&["sweep", &mean, "--input", &rows, "--evict", "novel"], 2, "no block has contexts");
     let (json, table) = sweep("mean", &[&mean, "--input", &rows, "--budgets", "50%,100%"]);
     assert!(table.contains("left out: policy `novel`"), "{table}");
     // 30 = 11110 in binary, and 31 tokens would be needed for a fifth checkpoint.

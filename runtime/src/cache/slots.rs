@@ -46,6 +46,9 @@ pub(crate) enum Place {
 }
 
 impl Slots {
+    /// Bytes that a slot takes here: its place by age and its note.
+    pub(crate) const BYTES_A_SLOT: usize = size_of::<usize>() + size_of::<Note>();
+
     /// No checkpoints, and room for `capacity`.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {

@@ -7,8 +7,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Error, config, median, wanted, weights};
+use common::{Error, config, median, wanted};
 use mcedge_export::Options;
+use mcedge_models::Weights;
 use mcedge_models::spec::Spec;
 use mcedge_runtime::{Engine, EngineOptions, Model, Policy, Tract};
 
@@ -32,7 +33,7 @@ fn main() -> Result<(), Error> {
         for fill in FILLS {
             let spec = Spec::parse(config(memory, SEGMENT, "continue").as_bytes())?;
             let options = Options { capacity: fill, gates: true, ..Options::default() };
-            let bundle = mcedge_export::bundle(&spec, &weights(&spec)?, options)?;
+            let bundle = mcedge_export::bundle(&spec, &Weights::made_up(&spec), options)?;
             let model = Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state)?;
             for policy in Policy::ALL {
                 if wanted(&format!("{name}/{fill}/{policy}")) {

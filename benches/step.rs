@@ -10,7 +10,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::{Error, config, median, wanted, weights};
+use common::{Error, config, median, wanted};
+use mcedge_models::Weights;
 use mcedge_models::spec::Spec;
 use mcedge_runtime::{Backend, Backlog, Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Tract};
 
@@ -51,7 +52,7 @@ struct Runner<'a> {
 fn bench(name: &str, memory: &str, fill: usize) -> Result<(), Error> {
     let segment = if fill == 0 { 1 << 20 } else { SEGMENT };
     let spec = Spec::parse(config(memory, segment, "restart").as_bytes())?;
-    let weights = weights(&spec)?;
+    let weights = Weights::made_up(&spec);
     let options = mcedge_export::Options { capacity: fill.max(1), ..Default::default() };
     let bundle = mcedge_export::bundle(&spec, &weights, options)?;
     let model = Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state)?;

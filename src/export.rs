@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use mcedge_models::Model;
 use mcedge_models::contract::{Contract, Dtype};
 use mcedge_runtime::checkpoint_bytes;
 
+use crate::Usage;
 use crate::budget::{Budget, readable};
 use crate::bundle;
 
@@ -39,7 +40,7 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub capacity: Option<u32>,
     /// The most bytes that the cached checkpoints of all streams take, in place of --capacity: 64KiB, 8MiB, 500kB, 65536
-    #[arg(long, value_name = "BYTES", conflicts_with = "capacity")]
+    #[arg(long, value_name = "BYTES")]
     pub cache_budget: Option<Budget>,
     /// Element type of the cached checkpoints
     #[arg(long, value_enum, default_value_t = CacheDtype::F32)]
@@ -92,6 +93,9 @@ impl Options {
     /// As [`Budget::checkpoints`]; `model` cannot be exported.
     pub fn settle(mut self, model: &Model) -> Result<Self> {
         let Some(budget) = self.cache_budget else { return Ok(self) };
+        let both =
+            "--cache-budget and --capacity cannot stand together, but for `run --spill`: each says how many";
+        ensure!(self.capacity.is_none(), Usage(both.into()));
         let contract = bundle::contract(model, &Options { capacity: Some(1), ..self })?;
         if let Some(checkpoints) = budget.checkpoints(&contract)? {
             self.capacity = Some(u32::try_from(checkpoints).unwrap_or(u32::MAX));

@@ -44,6 +44,11 @@ impl Forecast {
         &self.residual
     }
 
+    /// Nothing is expected of what comes next.
+    pub fn forget(&mut self) {
+        self.expected.clear();
+    }
+
     fn expect(&mut self, output: &[f32]) {
         self.expected.clear();
         self.expected.extend_from_slice(output);

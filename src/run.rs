@@ -6,15 +6,16 @@ mod inputs;
 mod runner;
 
 use std::io::{IsTerminal, stderr};
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::{Contract, Input};
-use mcedge_runtime::{EngineOptions, Footprint, Model, Policy};
+use mcedge_runtime::{EngineOptions, Footprint, Model, Policy, Spill};
 
 use crate::Usage;
 use crate::budget::readable;
@@ -22,11 +23,11 @@ use crate::bundle::BundleArg;
 use crate::export;
 use crate::sink::{self, Layout, Sink};
 use crate::source::{self, Next, OnBad, POLL};
-use crate::stream::{BackendArg, Placement, Stream, policy};
+use crate::stream::{BackendArg, DeviceArg, Placement, Stream, policy};
 use backlog::Backlog;
 use gates::Gates;
 use inputs::Inputs;
-use runner::{Outputs, Runner};
+use runner::{OnDivergence, Outputs, Runner};
 
 /// Flags of `mcedge run`.
 #[derive(clap::Args)]
@@ -55,6 +56,16 @@ pub struct Args {
     /// Which checkpoint goes when the cache is full
     #[arg(long, value_name = "POLICY", default_value_t, value_parser = policy())]
     evict: Policy,
+    /// Keep the memories that --cache-budget has no room for in this file, for a model that reads with `ssc`; it must not be
+    /// there, and is gone with the run
+    #[arg(long, value_name = "FILE")]
+    spill: Option<PathBuf>,
+    /// What a sample does that makes the model diverge: numbers that are not finite, or past --max-norm
+    #[arg(long, value_enum, default_value_t = OnDivergence::RollBack)]
+    on_divergence: OnDivergence,
+    /// The largest norm of a memory or an output that is still sound
+    #[arg(long, value_name = "X", value_parser = max_norm)]
+    max_norm: Option<f32>,
     /// Say nothing on standard error unless something is wrong
     #[arg(short, long)]
     quiet: bool,
@@ -94,9 +105,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut inputs = Inputs::open(&args.input, &contract.input, &options, contract.batch)?;
     let mut outputs = args.outputs(&inputs, &stream)?;
     if !args.quiet {
-        eprintln!("{}", introduction(&model, &stream, args.placement().chunks(&model)));
+        eprintln!("{}", introduction(&model, &stream, args));
     }
-    let mut runner = Runner::new(stream, args.placement().chunks(&model));
+    let mut runner = Runner::new(stream, args.placement().chunks(&model), args.on_divergence);
     let progress = if args.quiet { ProgressBar::hidden() } else { progress(&inputs, &args.output) };
     let result = drain(&mut inputs, &mut Backlog::new(contract), &mut runner, &mut outputs, &progress);
     progress.finish_and_clear();
@@ -182,6 +193,11 @@ impl Args {
     /// What this run needs of a model's export: a stream for each input, and gates where they are written or followed.
     fn ask(&self, options: &mut export::Options) -> Result<()> {
         options.gates = self.gates.is_some() || self.evict.needs_gates();
+        if self.spill.is_some() {
+            let message = "--spill does not say how many checkpoints the file holds, expected --capacity";
+            ensure!(options.capacity.is_some(), Usage(message.into()));
+            options.cache_budget = None;
+        }
         if self.input.len() > 1 {
             options.batch.get_or_insert(u32::try_from(self.input.len()).unwrap_or(u32::MAX));
         }
@@ -195,7 +211,26 @@ impl Args {
 
     /// How the engine keeps its streams.
     fn engine(&self, contract: &Contract) -> Result<EngineOptions> {
-        Ok(EngineOptions { policy: self.evict, slots: self.bundle.slots(contract)? })
+        let (policy, max_norm) = (self.evict, self.max_norm);
+        Ok(match self.spill()? {
+            Some(spill) => EngineOptions { policy, max_norm, slots: None, spill: Some(spill) },
+            None => EngineOptions { policy, max_norm, slots: self.bundle.slots(contract)?, spill: None },
+        })
+    }
+
+    /// Where the memories lie that the budget has no room for.
+    fn spill(&self) -> Result<Option<Spill>> {
+        let Some(path) = &self.spill else { return Ok(None) };
+        let without = |what: &str| Usage(format!("--spill goes without {what}: it is for the fused kernels"));
+        let Some(budget) = self.bundle.options.cache_budget else {
+            bail!(Usage(
+                "--spill does not say how much of the cache may be in RAM, expected --cache-budget".into()
+            ));
+        };
+        ensure!(!self.placement.plain, without("--plain"));
+        ensure!(self.placement.device == DeviceArg::Cpu, without("--device cuda or tensorrt"));
+        let resident_bytes = usize::try_from(budget.bytes).unwrap_or(usize::MAX);
+        Ok(Some(Spill { path: path.clone(), resident_bytes }))
     }
 
     /// Gates are those of a single token: with them, each is stepped.
@@ -242,6 +277,11 @@ pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+fn max_norm(text: &str) -> Result<f32, String> {
+    let norm = text.parse().ok().filter(|norm: &f32| *norm > 0.0);
+    norm.ok_or_else(|| format!("{text:?} is no number above 0"))
+}
+
 fn delimiter(text: &str) -> Result<u8, String> {
     match text {
         "," | ";" | "\t" => Ok(text.as_bytes()[0]),
@@ -251,7 +291,7 @@ fn delimiter(text: &str) -> Result<u8, String> {
 }
 
 /// What runs where, and what it takes of the memory.
-fn introduction(model: &Model, stream: &Stream, chunks: bool) -> String {
+fn introduction(model: &Model, stream: &Stream, args: &Args) -> String {
     let contract = model.contract();
     let streams = if contract.batch == 1 { String::new() } else { format!(", {} streams", contract.batch) };
     let (slots, capacity) = (stream.slots(), contract.capacity);
@@ -260,8 +300,19 @@ fn introduction(model: &Model, stream: &Stream, chunks: bool) -> String {
         _ if slots < capacity => format!("{slots} of {capacity} slots for checkpoints used"),
         _ => format!("{slots} checkpoints of cache"),
     };
-    let footprint = Footprint::new(model, chunks);
-    format!("{} on {}{streams}: {checkpoints}; {}", contract.name, stream.place(), in_memory(&footprint))
+    let footprint = Footprint::new(model, args.placement().chunks(model));
+    let spilled = match (&args.spill, args.bundle.options.cache_budget) {
+        (Some(file), Some(budget)) => {
+            format!("; of the cache at most {budget} in RAM, the rest in {}", file.display())
+        }
+        _ => String::new(),
+    };
+    format!(
+        "{} on {}{streams}: {checkpoints}; {}{spilled}",
+        contract.name,
+        stream.place(),
+        in_memory(&footprint)
+    )
 }
 
 /// The parts of a sum of memory.

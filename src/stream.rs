@@ -170,6 +170,11 @@ impl Stream {
         over!(self, engine => engine.reset());
     }
 
+    /// As [`Engine::roll_back`].
+    pub fn roll_back(&mut self, stream: usize) -> u64 {
+        over!(self, engine => engine.roll_back(stream))
+    }
+
     /// As [`Engine::gates`].
     pub fn gates(&self, stream: usize) -> Box<dyn Iterator<Item = BlockGates<'_>> + '_> {
         over!(self, engine => Box::new(engine.gates(stream)))

@@ -115,7 +115,7 @@ fn run(args: &Args, model: &Model, sequences: &[Sequence], longest: usize, chose
     for (policy, level) in
         chosen.policies.iter().flat_map(|policy| levels.iter().map(move |level| (*policy, level)))
     {
-        let options = EngineOptions { policy, slots: Some(level.slots) };
+        let options = EngineOptions { policy, slots: Some(level.slots), ..EngineOptions::default() };
         // Where there is room for all that is made, nothing goes, whatever the policy.
         let cell = if level.slots == made {
             with_all.clone()

@@ -1,10 +1,6 @@
 //! What benches share: models that nobody trained, and the median of their times.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
-
-use mcedge_models::spec::Spec;
-use mcedge_models::{Tensor, Weights, parameters};
 
 pub type Error = Box<dyn std::error::Error>;
 
@@ -30,20 +26,4 @@ pub fn config(memory: &str, segment: usize, init: &str) -> String {
         r#"{{"format": "mcedge/1", "name": "bench", "input": {{"kind": "tokens", "vocab_size": 256}}, "d_model": 128,
             "blocks": [{block}, {block}], "final_norm": true, "head": {{"kind": "logits", "size": 256}}}}"#
     )
-}
-
-/// Weights like those of an untrained model: uniform, scaled by the fan-in.
-pub fn weights(spec: &Spec) -> Result<Weights, Error> {
-    let mut state = 1u64;
-    let mut uniform = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let mut tensors = BTreeMap::new();
-    for parameter in parameters(spec) {
-        let scale = 1.0 / (*parameter.shape.last().unwrap_or(&1) as f32).sqrt();
-        let data = (0..parameter.shape.iter().product()).map(|_| uniform() * scale).collect();
-        tensors.insert(parameter.name, Tensor { shape: parameter.shape, data });
-    }
-    Ok(Weights::new(tensors, spec)?)
 }

@@ -297,6 +297,12 @@ impl Contract {
         serde_json::to_string(self).expect("a contract is plain data")
     }
 
+    /// Whether a cache tensor holds contexts, which reads are scored by, and not memories.
+    pub fn is_context(&self, cache: &CacheTensor) -> bool {
+        let state = self.state.iter().find(|state| state.present == cache.from);
+        state.is_some_and(|state| state.reset == Reset::Segment)
+    }
+
     /// Tokens in a segment, when segments are constant.
     pub fn segment_tokens(&self) -> Option<usize> {
         match self.segmentation {

@@ -129,6 +129,23 @@ impl Weights {
         Self::from_named(tensors)
     }
 
+    /// Weights without a meaning, for tests and benches: uniform numbers of variance 1 / (3 · fan-in). The same for the same
+    /// spec, on every machine.
+    pub fn made_up(spec: &Spec) -> Self {
+        let mut state = 1u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        let mut tensor = |parameter: Parameter| {
+            let scale = 1.0 / (*parameter.shape.last().unwrap_or(&1) as f32).sqrt();
+            let elements = parameter.shape.iter().product();
+            let data = (0..elements).map(|_| uniform() * scale).collect();
+            (parameter.name, Tensor { shape: parameter.shape, data })
+        };
+        Weights { tensors: parameters(spec).into_iter().map(&mut tensor).collect() }
+    }
+
     /// Tensors whose names and shapes are known to be right.
     fn from_named(tensors: BTreeMap<String, Tensor>) -> Result<Self, WeightsError> {
         tensors.iter().try_for_each(|(name, tensor)| check_values(name, tensor))?;

@@ -95,6 +95,15 @@ pub trait Backend {
     /// [`Error::Backend`] when there is no memory for it.
     fn zeros(&self, element: Element, shape: &[usize]) -> Result<Self::Tensor, Error>;
 
+    /// A tensor of anything, whose memory nobody has touched: it takes room when it is written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::zeros`].
+    fn reserve(&self, element: Element, shape: &[usize]) -> Result<Self::Tensor, Error> {
+        self.zeros(element, shape)
+    }
+
     /// Runs the graph once and replaces `outputs` by what it gave.
     ///
     /// # Errors

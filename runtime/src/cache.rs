@@ -8,8 +8,10 @@ pub(crate) use self::slots::Place;
 pub use self::slots::Slots;
 use self::store::Store;
 pub(crate) use self::store::{New, Part};
+use crate::EngineOptions;
 use crate::backend::Buffer;
 use crate::policy::{self, Decision, Scratch};
+use crate::spill::Spilled;
 
 mod slots;
 mod store;
@@ -55,28 +57,33 @@ impl<T: Buffer> Contents<'_, T> {
 }
 
 impl<T: Buffer> CheckpointCache<T> {
-    /// An empty cache of `slots` checkpoints at most, of the contract's capacity when that is less, over `tensors`, one a
+    /// An empty cache of `options.slots` checkpoints at most, of the contract's capacity when that is less, over `tensors`, one a
     /// cache tensor of the contract and of its shape, and `steps`, one a cache tensor that has any.
     pub(crate) fn new(
         contract: &Contract,
         tensors: Vec<T>,
         steps: Vec<T>,
-        policy: Policy,
-        slots: Option<usize>,
+        spilled: Option<Spilled>,
+        options: &EngineOptions,
     ) -> Self {
         // A contract without a cache may declare any number.
-        let most = slots.map_or(contract.capacity, |slots| slots.min(contract.capacity));
+        let most = options.slots.map_or(contract.capacity, |slots| slots.min(contract.capacity));
         let slots = if tensors.is_empty() { 0 } else { most };
-        let store = Store::new(contract, tensors, steps);
+        let store = Store::new(contract, tensors, steps, spilled);
         Self {
             streams: (0..contract.batch).map(|_| Slots::new(slots)).collect(),
-            policy,
+            policy: options.policy,
             merges: matches!(contract.segmentation, Segmentation::Logarithmic {}),
             retention: 0.5f64.powf(1.0 / slots.max(1) as f64),
             capacity: contract.capacity,
             scratch: Scratch::new(slots, store.longest_row()),
             store,
         }
+    }
+
+    /// Where memories lie in a file, if they do.
+    pub(crate) fn spilled(&mut self) -> Option<&mut Spilled> {
+        self.store.spilled.as_mut()
     }
 
     /// The tensors, one a cache tensor of the contract.

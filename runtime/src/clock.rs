@@ -41,6 +41,13 @@ impl Clock {
         self.losses.clear();
     }
 
+    /// Begins a new segment here; the tokens of the one that is given up.
+    pub(crate) fn give_up(&mut self) -> u64 {
+        let given_up = self.inside();
+        self.start = self.tokens;
+        given_up
+    }
+
     /// Tokens committed since the start of the stream.
     pub(crate) fn tokens(&self) -> u64 {
         self.tokens

@@ -9,7 +9,7 @@ use self::graph::Graph;
 use self::streams::Streams;
 use crate::backend::{Backend, Buffer, Cells, CellsMut};
 use crate::cache::CheckpointCache;
-use crate::{Error, Model};
+use crate::{Error, Model, Spill};
 
 mod backlog;
 mod gates;
@@ -32,15 +32,21 @@ pub struct Engine<B: Backend> {
     streams: Streams<B::Tensor>,
     step: Graph<B>,
     chunk: Option<Graph<B>>,
+    max_norm: Option<f32>,
 }
 
 /// How an engine keeps its streams.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EngineOptions {
     /// What becomes of checkpoints when there is no room for another.
     pub policy: Policy,
     /// The most checkpoints that a stream keeps, where that is less than the contract's capacity; 0 keeps none.
     pub slots: Option<usize>,
+    /// The largest norm of a state tensor or of an output before the stream counts as diverging; without, only numbers that
+    /// are not finite do.
+    pub max_norm: Option<f32>,
+    /// Where memories go that RAM has no room for; all stay in RAM without.
+    pub spill: Option<Spill>,
 }
 
 /// What a stream is given: one sample.
@@ -59,7 +65,7 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     ///
     /// [`Error::Policy`] when the policy has no meaning for the model, [`Error::NoGates`] when it follows gates that the
-    /// graph does not give; [`Error::Graph`] when the graph's inputs and outputs are not those of the contract;
+    /// graph does not give, [`Error::Spill`] when its memories cannot spill; [`Error::Graph`] when the graph's inputs and outputs are not those of the contract;
     /// [`Error::Backend`] when there is no memory.
     pub fn new(model: &Model, backend: B, options: EngineOptions) -> Result<Self, Error> {
         let contract = model.contract().clone();
@@ -67,8 +73,8 @@ impl<B: Backend> Engine<B> {
         let gated = gates::blocks(&contract, backend.outputs());
         gates::check(&contract, options.policy, &gated)?;
         let step = Graph::new(backend, &contract, &gated)?;
-        let streams = Streams::new(model, step.backend(), &gated, options)?;
-        Ok(Self { contract, streams, step, chunk: None })
+        let streams = Streams::new(model, step.backend(), &gated, &options)?;
+        Ok(Self { contract, streams, step, chunk: None, max_norm: options.max_norm })
     }
 
     /// The same streams with a graph for [`Engine::catch_up`]: `backend` has loaded `chunk.onnx`.
@@ -110,7 +116,8 @@ impl<B: Backend> Engine<B> {
     ///
     /// [`Error::Batch`] when there are not B samples; [`Error::Kind`] when the model takes tokens and a sample has
     /// features, or the other way round; [`Error::Length`] when features are not `[input.size]`; [`Error::Token`] when a
-    /// token is outside the vocabulary; [`Error::Diverged`] when a stream's numbers are finite no longer;
+    /// token is outside the vocabulary; [`Error::Diverged`] when a stream's numbers are finite no longer, or past
+    /// [`EngineOptions::max_norm`];
     /// [`Error::Backend`] when the backend fails, [`Error::Graph`] when it gives something else than the contract declares.
     /// In a batch of several what is wrong with a sample says which stream's, as an [`Error::Stream`]. Whatever it is, no stream has changed, and the call may be repeated.
     pub fn push_batch(&mut self, samples: &[Option<Sample<'_>>]) -> Result<&[f32], Error> {
@@ -140,6 +147,15 @@ impl<B: Backend> Engine<B> {
     /// Takes stream `stream`, `0..B`, back to its start; the others go on.
     pub fn reset_stream(&mut self, stream: usize) {
         self.streams.reset(stream);
+    }
+
+    /// Takes stream `stream`, `0..B`, back to what it was at the end of its last segment, after it has [diverged](Error::Diverged):
+    /// its state goes back, its checkpoints stay, a new segment begins. Going back twice within a segment takes the state
+    /// to its start, for the end of that segment was no good. The tokens lost from memory.
+    ///
+    /// The position goes on: the tokens have been given and answered.
+    pub fn roll_back(&mut self, stream: usize) -> u64 {
+        self.streams.roll_back(stream)
     }
 
     /// Tokens committed since the start, over all streams.
@@ -193,10 +209,11 @@ impl<B: Backend> Engine<B> {
 
     /// Runs what the step graph has been fed with, and commits it.
     fn run_step(&mut self) -> Result<(), Error> {
-        self.step.run(&self.streams)?;
-        if let Some((tensor, stream)) = self.step.outputs.not_finite(self.streams.active()) {
-            let (token, stream) = (self.tokens_of(stream), (self.contract.batch > 1).then_some(stream));
-            return Err(Error::Diverged { tensor: tensor.to_owned(), token, stream });
+        self.step.run(&mut self.streams)?;
+        if let Some(found) = self.step.outputs.diverges(self.streams.active(), self.max_norm) {
+            let token = self.tokens_of(found.stream);
+            let stream = (self.contract.batch > 1).then_some(found.stream);
+            return Err(Error::Diverged { tensor: found.tensor.to_owned(), over: found.over, token, stream });
         }
         self.streams.commit(&mut self.step.outputs, 1);
         Ok(())

@@ -47,11 +47,14 @@ pub enum Error {
         /// The most tokens of a chunk.
         tokens: usize,
     },
-    /// The model's numbers have left the finite: it diverges, or the input is far from what it was trained on.
-    #[error("{}", diverged(tensor, *token, *stream))]
+    /// The model's numbers have left the finite or their bounds: it diverges, or the input is far from what it was trained
+    /// on.
+    #[error("{}", diverged(tensor, *over, *token, *stream))]
     Diverged {
-        /// The graph's output that is not finite: `present.0.m`, `output`, …
+        /// The graph's output at fault: `present.0.m`, `output`, …
         tensor: String,
+        /// Its norm and the most that it may be, when its numbers are finite still.
+        over: Option<(f32, f32)>,
         /// Index of the token in its stream, from 0.
         token: u64,
         /// The stream, in a batch of several.
@@ -60,6 +63,12 @@ pub enum Error {
     /// A policy without a meaning for the model.
     #[error(transparent)]
     Policy(#[from] mcedge_models::PolicyError),
+    /// Memories that cannot go into a file.
+    #[error("cannot spill: {message}")]
+    Spill {
+        /// What is in the way.
+        message: String,
+    },
     /// A policy that follows the gates, over graphs that have none.
     #[error(
         "policy `{policy}` follows who is read, and the bundle's graphs do not say it: export it with --gates"
@@ -145,13 +154,17 @@ pub enum Error {
 }
 
 /// Names the block and its tensor, where the graph's name of it has them.
-fn diverged(tensor: &str, token: u64, stream: Option<usize>) -> String {
+fn diverged(tensor: &str, over: Option<(f32, f32)>, token: u64, stream: Option<usize>) -> String {
     let stream = stream.map_or_else(String::new, |stream| format!("stream {stream}: "));
+    let what = match over {
+        Some((norm, most)) => format!("has norm {norm}, expected {most} at most,"),
+        None => "is not finite".to_owned(),
+    };
     let memory = tensor.strip_prefix("present.").and_then(|rest| rest.split_once('.'));
     match memory {
-        Some((block, name)) => format!(
-            "{stream}block {block}'s memory `{name}` is not finite after token {token}: the model diverges"
-        ),
-        None => format!("{stream}`{tensor}` is not finite for token {token}: the model diverges"),
+        Some((block, name)) => {
+            format!("{stream}block {block}'s memory `{name}` {what} after token {token}: the model diverges")
+        }
+        None => format!("{stream}`{tensor}` {what} for token {token}: the model diverges"),
     }
 }

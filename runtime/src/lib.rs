@@ -14,6 +14,7 @@ mod footprint;
 mod model;
 mod policy;
 mod score;
+mod spill;
 
 #[cfg(feature = "ort")]
 pub use backend::ort::{Device, Ort, OrtOptions};
@@ -31,3 +32,4 @@ pub use mcedge_models::contract;
 pub use mcedge_models::{Policy, PolicyError};
 pub use model::Model;
 pub use score::{Score, bits};
+pub use spill::Spill;

@@ -73,7 +73,7 @@ pub(crate) fn decide<T: Buffer>(
     }
 }
 
-/// The position of the least, the first of several. Numbers that are none come last.
+/// The position of the least, the first of several.
 fn least(values: impl Iterator<Item = f64>) -> usize {
     let least = values.enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b));
     least.map_or(0, |(position, _)| position)

@@ -128,7 +128,7 @@ fn a_step_allocates_nothing() {
         for (init, dtype) in [("continue", "f32"), ("restart", "i8")] {
             let model = model(&segmentation, init, dtype);
             for policy in Policy::ALL {
-                let options = EngineOptions { policy, slots: Some(2) };
+                let options = EngineOptions { policy, slots: Some(2), ..EngineOptions::default() };
                 let mut engine = Engine::new(&model, backend(dtype), options).unwrap();
                 let before = ALLOCATIONS.get();
                 (0..200).for_each(|t| step(&mut engine, t));

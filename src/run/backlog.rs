@@ -188,6 +188,18 @@ impl Backlog {
         }
     }
 
+    /// The number of the record that stream `stream`'s next token is of, which there is.
+    pub fn next_index(&self, stream: usize) -> u64 {
+        self.records[self.lanes[stream].records[0]].index
+    }
+
+    /// As [`Backlog::take`] for a token that the model has no answer to: `output` is not a number, and nothing is expected
+    /// of the next token.
+    pub fn take_none(&mut self, stream: usize, output: &[f32]) {
+        self.take(stream, output);
+        self.lanes[stream].forecast.forget();
+    }
+
     /// Writes the rows of the records that have been run, and forgets all.
     pub fn write(&mut self, names: &[String], sink: &mut Sink) -> Result<()> {
         let mut done = self.records.iter().filter(|kept| kept.left == 0);

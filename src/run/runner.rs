@@ -1,8 +1,10 @@
 //! Runs a backlog: live tokens one by one, many that wait at once.
 
+use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Error, Result};
+use clap::ValueEnum;
 use mcedge_models::contract::Contract;
 use mcedge_runtime as runtime;
 
@@ -14,6 +16,8 @@ use crate::stream::Stream;
 
 /// The most numbers of one piece of a backlog, in and out.
 const MOST_NUMBERS: usize = 1 << 20;
+/// Samples without an answer that are told one by one.
+const DIVERGED_TOLD: u64 = 5;
 
 /// An engine, and what it has done.
 pub struct Runner {
@@ -26,6 +30,18 @@ pub struct Runner {
     piece: Buffer,
     /// `[T, B, O]` of the piece at hand.
     outputs: Vec<f32>,
+    on_divergence: OnDivergence,
+    /// Samples without an answer.
+    diverged: u64,
+}
+
+/// What a sample does that makes the model diverge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnDivergence {
+    /// It is told and counted, and the memory goes back to the end of the last segment
+    RollBack,
+    /// It ends the run with an error
+    Stop,
 }
 
 /// Where results go.
@@ -49,12 +65,13 @@ impl Outputs {
 
 impl Runner {
     /// Streams at their start, which catch up many tokens at once if they may.
-    pub fn new(stream: Stream, catches_up: bool) -> Self {
+    pub fn new(stream: Stream, catches_up: bool, on_divergence: OnDivergence) -> Self {
         let contract = stream.contract();
         let numbers = contract.batch * super::width(contract).max(contract.output.size);
         let most = if catches_up { (MOST_NUMBERS / numbers).max(1) } else { 1 };
         let who = vec![false; contract.batch];
-        Runner { stream, pace: Pace::new(), most, who, piece: Buffer::default(), outputs: Vec::new() }
+        let (pace, piece, outputs) = (Pace::new(), Buffer::default(), Vec::new());
+        Runner { stream, pace, most, who, piece, outputs, on_divergence, diverged: 0 }
     }
 
     /// Runs all that waits, and writes what came of it.
@@ -78,8 +95,39 @@ impl Runner {
                 _ => self.catch_up(backlog, tokens),
             };
             self.hand_out(backlog, outputs)?;
-            ran.map_err(|error| named(error, names))?;
+            match ran {
+                Err(error @ runtime::Error::Diverged { stream, .. })
+                    if self.on_divergence == OnDivergence::RollBack =>
+                {
+                    self.roll_back(stream.unwrap_or_default(), &named(error, names), backlog, outputs)?;
+                }
+                ran => ran.map_err(|error| named(error, names))?,
+            }
         }
+    }
+
+    /// Goes on behind the next token of a stream, to which the model has no answer.
+    fn roll_back(
+        &mut self,
+        stream: usize,
+        error: &Error,
+        backlog: &mut Backlog,
+        outputs: &mut Outputs,
+    ) -> Result<()> {
+        let lost = self.stream.roll_back(stream);
+        self.diverged += 1;
+        // A run does not fail for want of somebody to tell.
+        let mut err = std::io::stderr();
+        if self.diverged <= DIVERGED_TOLD {
+            let row = backlog.next_index(stream);
+            let _ = writeln!(err, "mcedge: no answer to row {row}: {error:#}; rolled back by {lost} tokens");
+        } else if self.diverged == DIVERGED_TOLD + 1 {
+            let _ = writeln!(err, "mcedge: further rows without an answer are only counted");
+        }
+        let none = vec![f32::NAN; self.stream.contract().output.size];
+        backlog.take_none(stream, &none);
+        outputs.sink.step(&none)?;
+        outputs.gates.as_mut().map_or(Ok(()), |gates| gates.step(&self.stream))
     }
 
     /// Runs the next token of every stream that has one.
@@ -122,7 +170,11 @@ impl Runner {
     /// One line on what was done.
     pub fn summary(&self) -> String {
         let (tokens, live, pushed) = self.stream.position();
-        format!("{tokens} tokens, {pushed} checkpoints made, {live} live; {}", self.pace)
+        let diverged = match self.diverged {
+            0 => String::new(),
+            count => format!("; {count} without an answer"),
+        };
+        format!("{tokens} tokens{diverged}, {pushed} checkpoints made, {live} live; {}", self.pace)
     }
 }
 

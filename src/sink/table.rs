@@ -80,7 +80,8 @@ impl Table {
             Layout::Values { .. } => self.numbers(row.output),
             Layout::Classes { labels, .. } => {
                 softmax(row.output, &mut self.shares);
-                let label = labels.get(likeliest(row.output)).cloned().unwrap_or_default();
+                let label =
+                    likeliest(row.output).and_then(|label| labels.get(label)).cloned().unwrap_or_default();
                 self.text(&label);
                 let shares = std::mem::take(&mut self.shares);
                 self.numbers(&shares);
@@ -128,7 +129,8 @@ impl Table {
                 out.push(']');
             }
             Layout::Classes { .. } => {
-                let label = keys.get(likeliest(row.output)).map_or("null", String::as_str);
+                let label =
+                    likeliest(row.output).and_then(|label| keys.get(label)).map_or("null", String::as_str);
                 push(out, format_args!(",\"label\":{label},\"p\":"));
                 softmax(row.output, shares);
                 push_object(out, keys, shares);
@@ -165,7 +167,13 @@ impl Table {
     }
 
     fn numbers(&mut self, numbers: &[f32]) {
-        numbers.iter().for_each(|number| self.cell(format_args!("{number:?}")));
+        for number in numbers {
+            // Where there is no answer there is nothing to say.
+            match number.is_nan() {
+                true => self.cell(""),
+                false => self.cell(format_args!("{number:?}")),
+            }
+        }
     }
 
     fn optional(&mut self, number: Option<f64>) {
@@ -266,10 +274,10 @@ fn line(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Index of the largest number.
-fn likeliest(output: &[f32]) -> usize {
+/// Index of the largest number; none where they are no numbers.
+fn likeliest(output: &[f32]) -> Option<usize> {
     let larger = |best: usize, i: usize| if output[i] > output[best] { i } else { best };
-    (0..output.len()).fold(0, larger)
+    (0..output.len()).reduce(larger).filter(|&best| !output[best].is_nan())
 }
 
 /// Softmax of `output` into `shares`.

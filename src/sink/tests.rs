@@ -60,7 +60,7 @@ fn rows_say_what_the_layout_has() {
         "f.csv",
         &rows,
         "time,x.prediction,\"y,z.prediction\",x.residual,\"y,z.residual\",score\n10:00,1.0,-2.5e-9,,,\n\
-         10:00,0.1,3.0,0.5,1e20,1.25\n\"a,\"\"b\"\"\",NaN,inf,0.5,1e20,1.25\n",
+         10:00,0.1,3.0,0.5,1e20,1.25\n\"a,\"\"b\"\"\",,inf,0.5,1e20,1.25\n",
     );
     check(
         &layout,
@@ -73,7 +73,7 @@ fn rows_say_what_the_layout_has() {
 
     let rows = rows.map(|row| Row { time: None, ..row });
     let layout = Layout::new(&output(OutputKind::Regression, 2, &[]), &fields(&["x"], false, false));
-    check(&layout, "v.tsv", &rows, "index\ty0\ty1\n0\t1.0\t-2.5e-9\n7\t0.1\t3.0\n7\tNaN\tinf\n");
+    check(&layout, "v.tsv", &rows, "index\ty0\ty1\n0\t1.0\t-2.5e-9\n7\t0.1\t3.0\n7\t\tinf\n");
     check(&layout, "v.jsonl", &rows[1..2], "{\"index\":7,\"output\":[0.1,3.0]}\n");
     let layout = Layout::new(&output(OutputKind::Logits, 2, &[]), &fields(&["x"], false, false));
     check(&layout, "l.csv", &rows[1..2], "index,y0,y1\n7,0.1,3.0\n");

@@ -68,7 +68,7 @@ impl Axes {
             Up::Powers { bottom, top } => (value.log10() - f64::from(bottom)) / f64::from(top - bottom),
         };
         let height = (self.frame.bottom - self.frame.top) as f64;
-        part.is_finite().then(|| self.frame.bottom as f64 - part * height)
+        part.is_finite().then_some(self.frame.bottom as f64 - part * height)
     }
 
     /// Draws the frame, a grid and labels: at each budget of `bytes` that has room for one, and at round values.

@@ -74,7 +74,11 @@ fn what_came_before_a_fault_is_written() {
         let (input, output) = (file(name, content), path(&format!("{name}.out.csv")));
         for flags in [&[][..], &["--no-chunks"]] {
             check_fails(
-                &[&["run", TELEMETRY, "--input", &input, "--output", &output], flags].concat(),
+                &[
+                    &["run", TELEMETRY, "--input", &input, "--output", &output, "--on-divergence", "stop"],
+                    flags,
+                ]
+                .concat(),
                 1,
                 message,
             );
@@ -86,7 +90,12 @@ fn what_came_before_a_fault_is_written() {
     check("huge-at-14.csv", &ROW.replace("0.1", "3e38"), "token 13");
     let numbers = path("huge.npy");
     let input = path("huge-at-14.csv");
-    check_fails(&["run", TELEMETRY, "--input", &input, "--output", &numbers], 1, "diverges");
+    let stop = ["--on-divergence", "stop"];
+    check_fails(
+        &[&["run", TELEMETRY, "--input", &input, "--output", &numbers], &stop[..]].concat(),
+        1,
+        "diverges",
+    );
     assert_eq!(fs::metadata(numbers).unwrap().len(), 128 + 13 * 40);
 }
 
@@ -97,10 +106,44 @@ fn a_stream_that_fails_is_named() {
     let sound = file("sound.csv", rows_of(&[ROW; 9]));
     let failing = file("failing.csv", rows_of(&[ROW, ROW, ROW, huge.as_str(), ROW]));
     let output = path("named.csv");
-    let inputs = ["--input", sound.as_str(), "--input", &failing];
-    check_fails(&[&["run", TELEMETRY, "--output", &output], &inputs[..]].concat(), 1, "stream `failing`");
+    let args = ["run", TELEMETRY, "--output", &output, "--input", &sound, "--input", &failing];
+    check_fails(&[&args[..], &["--on-divergence", "stop"]].concat(), 1, "stream `failing`");
     let count = |name: &str| rows(&output).iter().filter(|row| row[0] == name).count();
     assert_eq!((count("sound"), count("failing")), (3, 3));
+    let told = run(&args);
+    assert!(told.status.success());
+    let told = String::from_utf8(told.stderr).unwrap();
+    assert!(told.contains("no answer to row 3: stream `failing`: stream 1: block 0's memory"), "{told}");
+    assert_eq!((count("sound"), count("failing")), (9, 5));
+}
+
+#[test]
+fn a_sample_that_diverges_has_no_answer_and_the_stream_goes_on() {
+    let huge = ROW.replace("0.1", "3e38");
+    // Segments have 8 tokens: back to token 8, then to 16 and, still inside of that segment, to the start.
+    let mut all = vec![ROW; 40];
+    (all[13], all[19], all[21]) = (&huge, &huge, &huge);
+    let input = file("huge-now-and-then.csv", format!("{HEADER}\n{}\n", all.join("\n")));
+    let csv = csv_of("rolled-back.csv", &[TELEMETRY, "--input", &input]);
+    assert_same(&csv_of("rolled-back-steps.csv", &[TELEMETRY, "--no-chunks", "--input", &input]), &csv);
+    let (predictions, residuals) = (1..11, 11..21);
+    for (t, row) in csv[1..].iter().enumerate() {
+        let is_there = |cells: std::ops::Range<usize>| row[cells].iter().all(|cell| !cell.is_empty());
+        assert_eq!(is_there(predictions.clone()), ![13, 19, 21].contains(&t), "{row:?}");
+        assert_eq!(is_there(residuals.clone()), ![0, 14, 20, 22].contains(&t), "{row:?}");
+    }
+    let numbers = path("rolled-back.npy");
+    succeeds(&["run", TELEMETRY, "--input", &input, "--output", &numbers]);
+    let bytes = fs::read(numbers).unwrap();
+    let values: Vec<f32> =
+        bytes[128..].as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    let nan: Vec<usize> = (0..40).filter(|t| values[t * 10..][..10].iter().all(|y| y.is_nan())).collect();
+    assert_eq!((values.len(), nan), (400, vec![13, 19, 21]));
+    // A bound that nothing keeps.
+    let told = run(&["run", TELEMETRY, "--input", &input, "--max-norm", "1e-9"]);
+    let told = String::from_utf8(told.stderr).unwrap();
+    assert!(told.contains("has norm ") && told.contains("; 40 without an answer"), "{told}");
+    check_fails(&["run", TELEMETRY, "--input", &input, "--max-norm", "0"], 2, "no number above 0");
 }
 
 #[test]

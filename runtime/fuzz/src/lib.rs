@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use mcedge_kernel::Kernel;
 use mcedge_models::contract::{Contract, Input};
 use mcedge_models::{Tensor, write_safetensors};
-use mcedge_runtime::{Backlog, Engine, EngineOptions, Error, Model, Sample, cache_bytes};
+use mcedge_runtime::{Backlog, Engine, EngineOptions, Error, Model, Policy, Sample, cache_bytes};
 use toy::Toy;
 
 /// The most elements of a state or an input, and bytes of a cache, with which a stream is run: what a contract declares
@@ -47,10 +47,13 @@ pub fn bundle(bytes: &[u8]) {
         for block in &contract.blocks {
             Kernel::new(&block.memory, contract.capacity);
         }
-        // Finite answers to a sound contract: what is left to go wrong is that a name stands for two things.
-        match run(&model) {
-            Ok(()) | Err(Error::Graph { .. }) => {}
-            Err(error) => panic!("{error}"),
+        // Finite answers to a sound contract: what is left to go wrong is that a name stands for two things, and that the
+        // policy has no meaning.
+        for policy in Policy::ALL {
+            match run(&model, EngineOptions { policy, ..EngineOptions::default() }) {
+                Ok(()) | Err(Error::Graph { .. } | Error::Policy(_) | Error::NoGates { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 }
@@ -81,11 +84,11 @@ fn input_size(contract: &Contract) -> usize {
 }
 
 /// Steps, with every other stream idle by turns, and backlogs; twice, with a reset between.
-fn run(model: &Model) -> Result<(), Error> {
+fn run(model: &Model, options: EngineOptions) -> Result<(), Error> {
     let contract = model.contract();
     let batch = contract.batch;
     let toy = || Toy::new(contract, batch * input_size(contract));
-    let mut engine = Engine::new(model, toy(), EngineOptions::default())?;
+    let mut engine = Engine::new(model, toy(), options)?;
     if contract.chunk > 1 {
         engine = engine.with_chunks(toy())?;
     }

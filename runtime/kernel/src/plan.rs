@@ -426,7 +426,7 @@ pub(super) struct Scratch {
     pub(super) sums: Box<[Lanes]>,
     /// Of the live checkpoints and, after them, the online memory, `[N + 1]`; of attention, of the window's tokens.
     pub(super) weights: Box<[f32]>,
-    /// Live slots, to be selected from, `[N]`.
+    /// The slots that `ssc` reads, `[top_k]`; empty for other reads and where it reads all.
     pub(super) slots: Box<[usize]>,
     /// The parameters of the mean memory, each `[…]` of one head; empty but for `soup`.
     pub(super) soup: Vec<Box<[f32]>>,
@@ -456,6 +456,10 @@ impl Scratch {
             Kind::Attention { window } => (0, window),
             Kind::Layers => (0, 0),
         };
+        let top_k = match plan.weights {
+            Weights::Gates(scoring) if scoring.top_k < plan.capacity => scoring.top_k,
+            _ => 0,
+        };
         let sigmoid = |len: usize| zeros(if plan.sigmoid { len } else { 0 });
         Self {
             q: zeros(plan.head_size),
@@ -467,7 +471,7 @@ impl Scratch {
             inputs,
             sums: vec![[0.0; LANES]; plan.head_size].into_boxed_slice(),
             weights: zeros(scores.max(plan.capacity + 1)),
-            slots: vec![0; plan.capacity].into_boxed_slice(),
+            slots: vec![0; top_k].into_boxed_slice(),
             soup: soup.iter().flat_map(parameters).collect(),
             gates: zeros(gates),
             gate_parts: sigmoid(2 * d_model),

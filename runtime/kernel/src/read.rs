@@ -1,7 +1,5 @@
 //! The read: the online memory and the live checkpoints, weighted.
 
-use std::cmp::Ordering;
-
 use super::parameters::{self, Parameters, Tensor};
 use super::plan::{Normalizer, Plan, Scoring, Scratch, Weights};
 use super::simd::{LANES, Simd};
@@ -20,29 +18,32 @@ pub(super) fn read<S: Simd>(
     if plan.sigmoid {
         return cell::read_sigmoid(simd, plan, scratch, run, head, token);
     }
-    weigh(simd, plan, scratch, run, head, token);
-    let (live, part) = (plan.live(run), plan.part(head, token));
+    let chosen = weigh(simd, plan, scratch, run, head, token);
+    let part = plan.part(head, token);
     if !run.gates.is_empty() {
         let gates = gates_of(plan, run.gates, head, token);
         gates.fill(0.0);
-        gates[..live].copy_from_slice(&scratch.weights[..live]);
-        gates[plan.capacity] = scratch.weights[live];
+        for i in 0..chosen.count {
+            gates[chosen.slot(scratch, i)] = scratch.weights[i];
+        }
+        gates[plan.capacity] = scratch.weights[chosen.count];
     }
     if let Some(input) = scratch.inputs.first_mut() {
         ops::map(plan.feature_map, &scratch.q, input);
     }
     if let Some(normalizer) = plan.normalizer {
-        normalize_weights(simd, plan, normalizer, scratch, run, head);
+        normalize_weights(simd, plan, normalizer, scratch, run, head, chosen);
     }
     let y = &mut run.y[part];
     y.fill(0.0);
     scratch.sums.fill([0.0; LANES]);
-    for slot in 0..live {
-        let checkpoint = Parameters { tensors: run.cache, index: head * plan.capacity + slot };
-        add_memory(simd, plan, scratch, checkpoint, scratch.weights[slot], y);
+    for i in 0..chosen.count {
+        let index = head * plan.capacity + chosen.slot(scratch, i);
+        let checkpoint = Parameters { tensors: run.cache, index };
+        add_memory(simd, plan, scratch, checkpoint, scratch.weights[i], y);
     }
     let online = Parameters { tensors: &*run.present, index: head };
-    add_memory(simd, plan, scratch, online, scratch.weights[live], y);
+    add_memory(simd, plan, scratch, online, scratch.weights[chosen.count], y);
     if plan.soup {
         read_soup(simd, plan, scratch, y);
     }
@@ -65,12 +66,13 @@ fn normalize_weights<S: Simd>(
     scratch: &mut Scratch,
     run: &Run<'_, '_>,
     head: usize,
+    chosen: Chosen,
 ) {
-    let live = plan.live(run);
-    let input = &scratch.inputs[0];
-    let product = |memory: usize| {
-        if memory < live {
-            let checkpoint = Parameters { tensors: run.cache, index: head * plan.capacity + memory };
+    let (input, slots) = (&scratch.inputs[0], &scratch.slots);
+    let product = |i: usize| {
+        if i < chosen.count {
+            let index = head * plan.capacity + chosen.slot_in(slots, i);
+            let checkpoint = Parameters { tensors: run.cache, index };
             checkpoint.normalizer(simd, plan, normalizer.cached, input)
         } else {
             let online = Parameters { tensors: &*run.present, index: head };
@@ -78,7 +80,8 @@ fn normalize_weights<S: Simd>(
         }
     };
     let mut of_soup = 0.0;
-    for (memory, weight) in scratch.weights[..=live].iter_mut().enumerate().filter(|(_, w)| **w != 0.0) {
+    let weights = &mut scratch.weights[..=chosen.count];
+    for (memory, weight) in weights.iter_mut().enumerate().filter(|(_, w)| **w != 0.0) {
         if plan.normalizes_soup {
             of_soup += *weight * product(memory);
         } else {
@@ -87,25 +90,65 @@ fn normalize_weights<S: Simd>(
     }
     if plan.normalizes_soup {
         let scale = 1.0 / math::at_least(of_soup, 1e-6);
-        scratch.weights[..=live].iter_mut().for_each(|weight| *weight *= scale);
+        weights.iter_mut().for_each(|weight| *weight *= scale);
     }
 }
 
-/// The weights of the live checkpoints and of the online memory, into `weights[..=live]`.
+/// The checkpoints that are read: all that are live, or some of them.
+#[derive(Clone, Copy)]
+struct Chosen {
+    count: usize,
+    /// Whether they are those whose slots `scratch.slots[..count]` lists, in ascending order; else slots `0..count`.
+    listed: bool,
+}
+
+impl Chosen {
+    /// The slot of checkpoint `i`, `0..count`.
+    #[inline(always)]
+    fn slot(self, scratch: &Scratch, i: usize) -> usize {
+        self.slot_in(&scratch.slots, i)
+    }
+
+    #[inline(always)]
+    fn slot_in(self, slots: &[usize], i: usize) -> usize {
+        if self.listed { slots[i] } else { i }
+    }
+}
+
+/// Which checkpoints are read, and their weights and the online memory's, into `weights[..=count]`.
+///
+/// Of those that are not read only the score is computed, so that the rest of a read costs the same however many there
+/// are.
 #[inline(always)]
-fn weigh<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, run: &Run<'_, '_>, head: usize, token: usize) {
+fn weigh<S: Simd>(
+    simd: S,
+    plan: &Plan,
+    scratch: &mut Scratch,
+    run: &Run<'_, '_>,
+    head: usize,
+    token: usize,
+) -> Chosen {
     let live = plan.live(run);
+    let mut chosen = Chosen { count: live, listed: false };
     match plan.weights {
         Weights::One => scratch.weights[..=live].fill(1.0),
         Weights::Mean => scratch.weights[..=live].fill(1.0 / (live + 1) as f32),
         Weights::Gates(scoring) => {
             score(simd, plan, scoring, scratch, run, head, token);
             if live > scoring.top_k {
-                drop_all_but(scoring.top_k, &mut scratch.weights[..live], &mut scratch.slots[..live]);
+                chosen = Chosen { count: scoring.top_k, listed: true };
+                let slots = &mut scratch.slots[..scoring.top_k];
+                choose(&scratch.weights[..live], slots);
+                // Slots ascend, so that none is read after it has been written.
+                for (i, &slot) in slots.iter().enumerate() {
+                    scratch.weights[i] = scratch.weights[slot];
+                }
+                scratch.weights[scoring.top_k] = scratch.weights[live];
             }
-            ops::softmax(&mut scratch.weights[..=live]);
+            ops::softmax(&mut scratch.weights[..=chosen.count]);
         }
     }
+    chosen
 }
 
 /// ⟨u, context⟩ / temperature of the live checkpoints and of the online memory, into `weights[..=live]`.
@@ -134,16 +177,26 @@ fn score<S: Simd>(
     }
 }
 
-/// Makes all scores but the `top_k` best −∞; of equal scores, the lower slot's is the better.
-fn drop_all_but(top_k: usize, scores: &mut [f32], slots: &mut [usize]) {
-    for (i, slot) in slots.iter_mut().enumerate() {
-        *slot = i;
+/// The slots of the best scores, as many as `slots` has room for, in ascending order; of equal scores, the lower slot's is
+/// the better.
+///
+/// One pass, with the best so far kept in order: few scores are among the best of those before them.
+fn choose(scores: &[f32], slots: &mut [usize]) {
+    let mut count = 0;
+    for (slot, &score) in scores.iter().enumerate() {
+        if count == slots.len() {
+            match slots.last() {
+                Some(&worst) if score > scores[worst] => count -= 1,
+                _ => continue,
+            }
+        }
+        let better = slots[..count].iter().rposition(|&other| scores[other] >= score);
+        let place = better.map_or(0, |better| better + 1);
+        slots.copy_within(place..count, place + 1);
+        slots[place] = slot;
+        count += 1;
     }
-    let best_first = |&a: &usize, &b: &usize| -> Ordering { scores[b].total_cmp(&scores[a]).then(a.cmp(&b)) };
-    slots.select_nth_unstable_by(top_k, best_first);
-    for &slot in &slots[top_k..] {
-        scores[slot] = f32::NEG_INFINITY;
-    }
+    slots.sort_unstable();
 }
 
 /// Adds the memory's answer to `inputs[0]`, weighted, to `sums` and y; or its parameters to the soup.

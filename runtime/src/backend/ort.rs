@@ -180,14 +180,7 @@ impl Backend for Ort {
     }
 
     fn zeros(&self, element: Element, shape: &[usize]) -> Result<DynValue, Error> {
-        let element = match element {
-            Element::F32 => TensorElementType::Float32,
-            Element::F16 => TensorElementType::Float16,
-            Element::I8 => TensorElementType::Int8,
-            Element::I64 => TensorElementType::Int64,
-        };
-        let shape: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
-        let mut value = DynTensor::new(self.session.allocator(), element, shape).map_err(failed)?.into_dyn();
+        let mut value = self.reserve(element, shape)?;
         // ONNX Runtime does not promise zeros.
         match value.cells_mut() {
             CellsMut::F32(cells) => cells.fill(0.0),
@@ -196,6 +189,17 @@ impl Backend for Ort {
             CellsMut::I64(cells) => cells.fill(0),
         }
         Ok(value)
+    }
+
+    fn reserve(&self, element: Element, shape: &[usize]) -> Result<DynValue, Error> {
+        let element = match element {
+            Element::F32 => TensorElementType::Float32,
+            Element::F16 => TensorElementType::Float16,
+            Element::I8 => TensorElementType::Int8,
+            Element::I64 => TensorElementType::Int64,
+        };
+        let shape: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
+        Ok(DynTensor::new(self.session.allocator(), element, shape).map_err(failed)?.into_dyn())
     }
 
     fn run<'a>(

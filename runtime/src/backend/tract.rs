@@ -88,13 +88,13 @@ impl Backend for Tract {
     }
 
     fn zeros(&self, element: Element, shape: &[usize]) -> Result<Arc<Tensor>, Error> {
-        let dtype = match element {
-            Element::F32 => DatumType::F32,
-            Element::F16 => DatumType::F16,
-            Element::I8 => DatumType::I8,
-            Element::I64 => DatumType::I64,
-        };
-        Tensor::zero_dt(dtype, shape).map(Arc::new).map_err(|error| backend_error(&error))
+        Tensor::zero_dt(dtype(element), shape).map(Arc::new).map_err(|error| backend_error(&error))
+    }
+
+    fn reserve(&self, element: Element, shape: &[usize]) -> Result<Arc<Tensor>, Error> {
+        // SAFETY: any bits are a number of these types.
+        let tensor = unsafe { Tensor::uninitialized_dt(dtype(element), shape) };
+        tensor.map(Arc::new).map_err(|error| backend_error(&error))
     }
 
     fn run<'a>(
@@ -111,6 +111,15 @@ impl Backend for Tract {
             *output = value.into_arc_tensor();
         }
         Ok(())
+    }
+}
+
+fn dtype(element: Element) -> DatumType {
+    match element {
+        Element::F32 => DatumType::F32,
+        Element::F16 => DatumType::F16,
+        Element::I8 => DatumType::I8,
+        Element::I64 => DatumType::I64,
     }
 }
 

@@ -113,7 +113,19 @@ impl Slots {
         self.by_age().map(|slot| (self.notes[slot].tokens, self.notes[slot].end))
     }
 
-    /// The mean of each live checkpoint's gates, from the oldest to the youngest; NaN where there was no token to read it.
+    /// The tokens of the youngest.
+    pub(crate) fn youngest_tokens(&self) -> Option<u64> {
+        self.by_age.back().map(|&slot| self.notes[slot].tokens)
+    }
+
+    /// Whether the two youngest stand for as many tokens.
+    pub(crate) fn has_twins(&self) -> bool {
+        let mut youngest = self.by_age.iter().rev().map(|&slot| self.notes[slot].tokens);
+        youngest.next().zip(youngest.next()).is_some_and(|(younger, older)| younger == older)
+    }
+
+    /// The mean of each live checkpoint's gates, from the oldest to the youngest. It is a number after the first token that
+    /// could read the checkpoint: at a segment's end, for all.
     pub(crate) fn mean_gates(&self) -> impl Iterator<Item = f64> {
         self.by_age().map(|slot| self.notes[slot].mass / self.notes[slot].weight)
     }
@@ -178,17 +190,6 @@ impl Slots {
         self.notes[slot] = Note { tokens, end, ..Note::default() };
         self.pushed += 1;
         slot
-    }
-
-    /// The tokens of the youngest.
-    pub(crate) fn youngest_tokens(&self) -> Option<u64> {
-        self.by_age.back().map(|&slot| self.notes[slot].tokens)
-    }
-
-    /// Whether the two youngest stand for as many tokens.
-    pub(crate) fn has_twins(&self) -> bool {
-        let mut youngest = self.by_age.iter().rev().map(|&slot| self.notes[slot].tokens);
-        youngest.next().zip(youngest.next()).is_some_and(|(younger, older)| younger == older)
     }
 
     /// The youngest has become one with a new one of `tokens` tokens up to `end`.

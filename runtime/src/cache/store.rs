@@ -1,11 +1,12 @@
 //! The cache's tensors, and one stream's part of each with the checkpoint that is being made beside it.
 
-use mcedge_models::contract::{CacheTensor, Contract, Reset, Scale};
+use mcedge_models::contract::{CacheTensor, Contract, Scale};
 use mcedge_models::spec::Init;
 
 use super::slots::Place;
 use super::table::{Table, add};
 use crate::backend::{Buffer, Cells, CellsMut};
+use crate::spill::Spilled;
 
 /// The tensors of a cache.
 ///
@@ -14,6 +15,8 @@ use crate::backend::{Buffer, Cells, CellsMut};
 /// - `tensors` and `layouts` have one entry a cache tensor of the contract, each tensor `[B, H, capacity, …]`; `steps` has
 ///   one for each of those that are i8, `[B, H, capacity]`, in their order.
 pub(crate) struct Store<T> {
+    /// Before the tensors, which it must not outlive.
+    pub(super) spilled: Option<Spilled>,
     pub(super) tensors: Vec<T>,
     pub(super) steps: Vec<T>,
     layouts: Vec<Layout>,
@@ -68,9 +71,9 @@ pub(crate) struct Part<'a> {
 }
 
 impl<T: Buffer> Store<T> {
-    pub(super) fn new(contract: &Contract, tensors: Vec<T>, steps: Vec<T>) -> Self {
+    pub(super) fn new(contract: &Contract, tensors: Vec<T>, steps: Vec<T>, spilled: Option<Spilled>) -> Self {
         let layouts = contract.cache.iter().map(|cache| Layout::new(contract, cache)).collect();
-        Self { tensors, steps, layouts }
+        Self { spilled, tensors, steps, layouts }
     }
 
     /// Elements of the longest row.
@@ -85,8 +88,11 @@ impl<T: Buffer> Store<T> {
         new: Option<&'a New<'_, T>>,
     ) -> impl Iterator<Item = Part<'a>> {
         let mut steps = self.steps.iter_mut();
+        // One a tensor, of those that spill.
+        let mut spilled = self.spilled.as_mut().map(Spilled::all_cells_mut);
         let tensors = self.tensors.iter_mut().zip(&self.layouts).enumerate();
         tensors.map(move |(index, (tensor, layout))| {
+            let cells = spilled.as_mut().and_then(|spilled| spilled.next().flatten());
             let steps = if layout.is_quantised { steps.next().map(T::cells_mut) } else { None };
             let steps = match steps {
                 Some(CellsMut::F32(steps)) => steps,
@@ -99,7 +105,7 @@ impl<T: Buffer> Store<T> {
             };
             Part {
                 table: Table {
-                    cells: tensor.cells_mut(),
+                    cells: cells.unwrap_or_else(|| tensor.cells_mut()),
                     steps,
                     capacity: layout.capacity,
                     inner: layout.inner,
@@ -117,8 +123,7 @@ impl<T: Buffer> Store<T> {
 
 impl Layout {
     fn new(contract: &Contract, cache: &CacheTensor) -> Self {
-        let state = contract.state.iter().find(|state| state.present == cache.from);
-        let is_context = state.is_some_and(|state| state.reset == Reset::Segment);
+        let is_context = contract.is_context(cache);
         let merge = match cache.scale {
             Scale::Mean => Merge::Mean,
             Scale::None if is_context || contract.init == Init::Restart => Merge::Add,

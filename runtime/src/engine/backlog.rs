@@ -101,12 +101,13 @@ impl<B: Backend> Engine<B> {
         output: &mut Vec<f32>,
     ) -> Result<usize, Error> {
         let batch = self.contract.batch;
-        let mut tokens = most.min(self.contract.chunk).min(self.streams.room());
+        let mut tokens =
+            most.min(self.contract.chunk).min(self.streams.room()).min(self.streams.most_tokens());
         while let Some(chunk) = self.chunk.as_mut().filter(|_| tokens > 1) {
             chunk.fit(&self.contract, tokens)?;
             chunk.feed_backlog(backlog, start, self.streams.active());
-            chunk.run(&self.streams)?;
-            if chunk.outputs.not_finite(self.streams.active()).is_some() {
+            chunk.run(&mut self.streams)?;
+            if chunk.outputs.diverges(self.streams.active(), self.max_norm).is_some() {
                 // Steps find the token, if it is one of this piece at all: it may be past a segment's end.
                 (start..start + tokens).try_for_each(|token| self.step_at(backlog, token, output))?;
                 return Ok(tokens);

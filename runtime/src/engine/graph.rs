@@ -92,7 +92,7 @@ impl<B: Backend> Graph<B> {
     /// # Errors
     ///
     /// [`Error::Backend`]; [`Error::Graph`] when the graph gives something else than the contract declares.
-    pub(super) fn run(&mut self, streams: &Streams<B::Tensor>) -> Result<(), Error> {
+    pub(super) fn run(&mut self, streams: &mut Streams<B::Tensor>) -> Result<(), Error> {
         let inputs = self.feeds.iter().map(|feed| match *feed {
             Feed::Input => &self.input,
             Feed::Past(index) => &streams.past()[index],
@@ -102,6 +102,7 @@ impl<B: Backend> Graph<B> {
             Feed::CacheLength => streams.cache_length(),
         });
         self.backend.run(inputs, &mut self.outputs.tensors)?;
+        streams.touch(self.tokens, false);
         self.outputs.check(self.tokens)
     }
 }

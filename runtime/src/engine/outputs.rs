@@ -31,6 +31,14 @@ pub(super) struct Outputs<T> {
     promises: Vec<Promise>,
 }
 
+/// An output that leaves the finite or its bound.
+pub(super) struct Divergence<'a> {
+    pub(super) tensor: &'a str,
+    pub(super) stream: usize,
+    /// Its norm and the most that it may be, when it is finite.
+    pub(super) over: Option<(f32, f32)>,
+}
+
 /// What the contract declares of one output.
 #[derive(PartialEq)]
 struct Promise {
@@ -109,17 +117,31 @@ impl<T: Buffer> Outputs<T> {
         Ok(())
     }
 
-    /// The first output with a number that is not finite, and the stream that it is in, among those that are `active`,
-    /// `[B]`.
-    pub(super) fn not_finite(&self, active: &[bool]) -> Option<(&str, usize)> {
+    /// What is wrong with the first output that has a number which is not finite or, with a bound, a larger norm, in one
+    /// of the streams that are `active`, `[B]`.
+    ///
+    /// The norm is the Euclidean one of a stream's part of a tensor; of `output`, of each token's row.
+    pub(super) fn diverges(&self, active: &[bool], max_norm: Option<f32>) -> Option<Divergence<'_>> {
         self.promises.iter().filter(|promise| promise.is_finite).find_map(|promise| {
             let cells = f32s(&self.tensors[promise.index]);
-            if all_finite(cells) {
+            if max_norm.is_none() && all_finite(cells) {
                 return None;
             }
-            let diverges = |&stream: &usize| active[stream] && !all_finite(part(cells, stream, self.batch));
-            let stream = (0..self.batch).find(diverges)?;
-            Some((promise.name.as_str(), stream))
+            let over = |stream: usize| {
+                let part = part(cells, stream, self.batch);
+                if !active[stream] {
+                    return None;
+                }
+                if !all_finite(part) {
+                    return Some(None);
+                }
+                let most = max_norm?;
+                let row = if promise.has_row_a_token { promise.elements } else { part.len() };
+                let norms = part.chunks_exact(row.max(1)).map(norm);
+                norms.reduce(f32::max).filter(|norm| *norm > most).map(|norm| Some((norm, most)))
+            };
+            let found = |stream| Some(Divergence { tensor: &promise.name, stream, over: over(stream)? });
+            (0..self.batch).find_map(found)
         })
     }
 
@@ -137,6 +159,17 @@ impl<T: Buffer> Outputs<T> {
 /// Whether every number is finite. It never stops early, so that it vectorises.
 pub(super) fn all_finite(cells: &[f32]) -> bool {
     cells.iter().fold(0, |bad, cell| bad | u32::from(cell.to_bits() & EXPONENT == EXPONENT)) == 0
+}
+
+/// ‖cells‖₂, infinite where its square is past f32.
+fn norm(cells: &[f32]) -> f32 {
+    // Lanes of their own, so that it vectorises.
+    let mut sums = [0.0; 8];
+    let (chunks, rest) = cells.as_chunks::<8>();
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, cell)| *sum += cell * cell);
+    }
+    (sums.iter().sum::<f32>() + rest.iter().map(|cell| cell * cell).sum::<f32>()).sqrt()
 }
 
 fn disagree(found: String, expected: String) -> Error {

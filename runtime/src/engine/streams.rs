@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use mcedge_models::contract::{Contract, Dtype, Reset};
+use mcedge_models::contract::{CacheTensor, Contract, Dtype, Reset};
 
 use super::gates::{BlockGates, Gates};
 use super::outputs::Outputs;
@@ -10,6 +10,7 @@ use super::{EngineOptions, f32s, f32s_mut, part, part_mut};
 use crate::backend::{Backend, Buffer, CellsMut, Element};
 use crate::cache::{CheckpointCache, New};
 use crate::clock::Clock;
+use crate::spill::{self, Spilled};
 use crate::{Error, Model};
 
 /// The memory of B streams.
@@ -18,12 +19,16 @@ use crate::{Error, Model};
 ///
 /// - `past` and `initial` have one entry a state tensor, each `[B, …]`; `clocks` and `active` one a stream.
 /// - `segment_length` and `cache_length`, `[B]`, are what the clocks and the cache say.
-/// - All of it changes in [`Streams::commit`] and [`Streams::reset`] alone, which cannot fail; but for `active`, which
+/// - All of it changes in [`Streams::commit`], [`Streams::roll_back`] and [`Streams::reset`] alone, which cannot fail; but for `active`, which
 ///   says whom the run at hand is for.
 pub(super) struct Streams<T> {
     initial: Vec<Vec<f32>>,
     resets: Vec<Reset>,
     past: Vec<T>,
+    /// What `past` was when the online segment began: the last state that is known to be good.
+    good: Vec<Vec<f32>>,
+    /// Whether a stream has gone back to it and has ended no segment since, `[B]`.
+    has_gone_back: Vec<bool>,
     cache: CheckpointCache<T>,
     clocks: Vec<Clock>,
     segment_length: T,
@@ -38,7 +43,7 @@ impl<T: Buffer> Streams<T> {
         model: &Model,
         backend: &B,
         gated: &[usize],
-        options: EngineOptions,
+        options: &EngineOptions,
     ) -> Result<Self, Error> {
         let contract = model.contract();
         let past = contract.state.iter().map(|state| backend.zeros(Element::F32, &state.shape));
@@ -46,6 +51,8 @@ impl<T: Buffer> Streams<T> {
             initial: model.initial().to_vec(),
             resets: contract.state.iter().map(|state| state.reset).collect(),
             past: past.collect::<Result<_, _>>()?,
+            good: model.initial().to_vec(),
+            has_gone_back: vec![false; contract.batch],
             cache: cache(contract, backend, options)?,
             clocks: (0..contract.batch).map(|_| Clock::new(contract)).collect(),
             segment_length: backend.zeros(Element::I64, &[contract.batch])?,
@@ -101,6 +108,18 @@ impl<T: Buffer> Streams<T> {
         self.active_clocks().map(|(_, clock)| clock.room()).min().unwrap_or(1)
     }
 
+    /// The most tokens, 1 at least, of one run, that what it reads stays in its budget.
+    pub(super) fn most_tokens(&mut self) -> usize {
+        self.cache.spilled().map_or(usize::MAX, |spilled| spilled.most_tokens())
+    }
+
+    /// Says that a run of `tokens` tokens has read the cache, or that checkpoints have been `made`.
+    pub(super) fn touch(&mut self, tokens: usize, made: bool) {
+        if let Some(spilled) = self.cache.spilled() {
+            spilled.touch(tokens, made);
+        }
+    }
+
     /// The first of a run's `tokens` tokens with which any active stream's segment ends, `0..tokens`.
     pub(super) fn first_end(&self, outputs: &Outputs<T>, tokens: usize) -> Option<usize> {
         let ends = |(stream, clock): (usize, &Clock)| clock.first_end(tokens, outputs.losses(stream));
@@ -137,19 +156,51 @@ impl<T: Buffer> Streams<T> {
                 self.restore(stream, outputs);
             } else if self.clocks[stream].inside() == 0 {
                 self.restart(stream, |reset| reset != Reset::Never);
+                self.keep(stream);
             }
         }
+        let made = self.active_clocks().any(|(_, clock)| clock.inside() == 0);
+        self.touch(0, made);
         self.publish();
     }
 
     /// Takes a stream back to its start.
     pub(super) fn reset(&mut self, stream: usize) {
         self.restart(stream, |_| true);
+        self.keep(stream);
         self.cache.clear(stream);
         self.clocks[stream].reset();
         let batch = self.clocks.len();
         self.gates.iter_mut().for_each(|gates| gates.clear(stream, batch));
         self.publish();
+    }
+
+    /// Takes a stream's state back to the beginning of its online segment, or, when it has been there already, to that of
+    /// the stream; the tokens lost from memory.
+    pub(super) fn roll_back(&mut self, stream: usize) -> u64 {
+        let batch = self.clocks.len();
+        if self.has_gone_back[stream] {
+            self.restart(stream, |_| true);
+            self.keep(stream);
+        } else {
+            for (past, good) in self.past.iter_mut().zip(&self.good) {
+                part_mut(f32s_mut(past), stream, batch).copy_from_slice(part(good, stream, batch));
+            }
+        }
+        self.has_gone_back[stream] = true;
+        self.gates.iter_mut().for_each(|gates| gates.clear(stream, batch));
+        let lost = self.clocks[stream].give_up();
+        self.publish();
+        lost
+    }
+
+    /// Keeps a stream's state as one to go back to.
+    fn keep(&mut self, stream: usize) {
+        let batch = self.clocks.len();
+        for (good, past) in self.good.iter_mut().zip(&self.past) {
+            part_mut(good, stream, batch).copy_from_slice(part(f32s(past), stream, batch));
+        }
+        self.has_gone_back[stream] = false;
     }
 
     /// Gives an idle stream back its state, which has been swapped for what the run made of it.
@@ -187,13 +238,22 @@ impl<T: Buffer> Streams<T> {
 fn cache<B: Backend>(
     contract: &Contract,
     backend: &B,
-    options: EngineOptions,
+    options: &EngineOptions,
 ) -> Result<CheckpointCache<B::Tensor>, Error> {
-    let tensors = contract.cache.iter().map(|cache| backend.zeros(element(cache.dtype), &cache.shape));
+    if options.spill.is_some() {
+        spill::check(contract, options.policy)?;
+    }
+    let tensor = |cache: &CacheTensor| match &options.spill {
+        Some(_) if spill::is_spilled(contract, cache) => backend.reserve(element(cache.dtype), &cache.shape),
+        _ => backend.zeros(element(cache.dtype), &cache.shape),
+    };
+    let tensors = contract.cache.iter().map(tensor);
     let quantised = contract.cache.iter().filter(|cache| cache.steps.is_some());
     let steps = quantised.map(|cache| backend.zeros(Element::F32, &cache.shape[..=cache.slot_axis]));
-    let (tensors, steps) = (tensors.collect::<Result<_, _>>()?, steps.collect::<Result<_, _>>()?);
-    Ok(CheckpointCache::new(contract, tensors, steps, options.policy, options.slots))
+    let (mut tensors, steps) = (tensors.collect::<Result<Vec<_>, _>>()?, steps.collect::<Result<_, _>>()?);
+    // SAFETY: the cache keeps both, drops the tensors last, never gives one away and asks those that spill for nothing.
+    let spilled = options.spill.as_ref().map(|spill| unsafe { Spilled::new(contract, &mut tensors, spill) });
+    Ok(CheckpointCache::new(contract, tensors, steps, spilled.transpose()?, options))
 }
 
 fn element(dtype: Dtype) -> Element {

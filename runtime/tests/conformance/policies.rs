@@ -48,7 +48,7 @@ fn every_policy_keeps_on_every_path_what_the_reference_keeps() {
             let Some(expected) = expected(&spec, &weights, &input[0], cache) else { continue };
             *runs += 1;
             for path in paths::paths() {
-                let keeping = EngineOptions { policy, slots: Some(slots) };
+                let keeping = EngineOptions { policy, slots: Some(slots), ..EngineOptions::default() };
                 let found = paths::run_with(keeping, &model, path, &input, random).swap_remove(0);
                 let error = paths::error(&found, &expected);
                 if error > TOLERANCE {

@@ -1,11 +1,11 @@
 //! Numbers that are finite no longer.
 
-use super::toy::{BAD_LOSS, BAD_OUTPUT, FUSE, O};
+use super::toy::{BAD_LOSS, BAD_OUTPUT, Control, FUSE, O};
 use super::*;
 
 fn diverged(error: Error) -> (String, u64, Option<usize>) {
     match error {
-        Error::Diverged { tensor, token, stream } => (tensor, token, stream),
+        Error::Diverged { tensor, token, stream, over: None } => (tensor, token, stream),
         error => panic!("{error}"),
     }
 }
@@ -77,6 +77,59 @@ fn the_token_of_a_chunk_is_found_and_what_came_before_it_is_committed() {
     check(f32::NEG_INFINITY, 5, ("present.0.m", 5));
     check(BAD_OUTPUT, 11, ("output", 11));
     check(FUSE, 11, ("present.0.m", 12));
+}
+
+/// Each time the stream diverges it goes on as one whose segment had begun there; twice in a segment, as one at its start
+/// with the checkpoints that there are.
+#[test]
+fn a_stream_that_goes_back_goes_on_from_its_last_good_state() {
+    for init in ["continue", "restart"] {
+        let setup = Setup { batch: 2, segmentation: constant(5), init, ..Setup::default() };
+        let ((mut engine, _), mut naive) = (setup.engine(), Naive::new(&setup, 1));
+        let mut other = Naive::new(&setup, 0);
+        let mut random = Random(7);
+        for (t, x) in xs(3, 400).into_iter().enumerate() {
+            let pair = |second: f32| [[x, 0.0], [second, 0.0]];
+            if random.below(7) == 0 {
+                let samples = pair(if random.below(2) == 0 { f32::NAN } else { BAD_OUTPUT });
+                let samples = [Some(Sample::Features(&samples[0])), Some(Sample::Features(&samples[1]))];
+                assert!(matches!(engine.push_batch(&samples), Err(Error::Diverged { stream: Some(1), .. })));
+                assert_eq!(engine.roll_back(1), naive.go_back(), "{init} {t}");
+                continue;
+            }
+            let samples = pair(x);
+            let samples = [Some(Sample::Features(&samples[0])), Some(Sample::Features(&samples[1]))];
+            let output = engine.push_batch(&samples).unwrap();
+            assert_near(&output[..O], &other.push(x), 1e-5, "the other stream");
+            assert_near(&output[O..], &naive.push(x), 1e-5, "the stream that goes back");
+        }
+    }
+}
+
+#[test]
+fn a_norm_past_its_bound_is_divergence() {
+    let setup = Setup { segmentation: constant(100), ..Setup::default() };
+    let control = Control::default();
+    let options = EngineOptions { max_norm: Some(50.0), ..EngineOptions::default() };
+    let mut engine = Engine::new(&setup.model(), Toy::new(&setup, &control), options).unwrap();
+    let (mut free, _) = setup.engine();
+    let mut norms = Vec::new();
+    for x in xs(4, 100) {
+        let square: f32 = free.push(&[x, 0.0]).unwrap().iter().map(|y| y * y).sum();
+        norms.push(square.sqrt());
+        match engine.push(&[x, 0.0]) {
+            Ok(_) => assert!(norms.iter().all(|&norm| norm <= 50.1), "{norms:?}"),
+            Err(error) => {
+                let message = error.to_string();
+                assert!(
+                    message.contains("has norm ") && message.contains("expected 50 at most"),
+                    "{message}"
+                );
+                return;
+            }
+        }
+    }
+    panic!("no norm of {norms:?} or of the state has passed the bound");
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Naive {
     checkpoints: Vec<Sums>,
     losses: Vec<f32>,
     inside: u64,
+    /// The memory as the segment began, unless it has been gone back to.
+    good: Option<Memory>,
 }
 
 impl Naive {
@@ -44,6 +46,7 @@ impl Naive {
             checkpoints: vec![],
             losses: vec![],
             inside: 0,
+            good: None,
         }
     }
 
@@ -62,9 +65,16 @@ impl Naive {
         self.inside += 1;
         if self.ends(loss) {
             self.end_segment();
+            self.good = Some(self.memory.clone());
         }
         self.losses.push(loss);
         output
+    }
+
+    /// What it is to go back after a token that was none.
+    pub fn go_back(&mut self) -> u64 {
+        self.memory = self.good.take().unwrap_or_else(|| self.start.clone());
+        std::mem::take(&mut self.inside)
     }
 
     /// The live checkpoints as they are read, from the oldest to the youngest.

@@ -69,7 +69,8 @@ fn assert_kept(engine: &Engine<Toy>, setup: &Setup, stream: usize, naive: &Naive
 
 #[test]
 fn what_is_kept_is_the_same_to_the_bit_however_a_stream_is_cut() {
-    for (seed, setup) in (0u32..).zip(setups_of_policies()) {
+    let setups = setups_of_policies().into_iter().filter(|setup| setup.context == "mean");
+    for (seed, setup) in (0u32..).zip(setups) {
         for dtype in if setup.capacity == 3 { &["f32", "i8"][..] } else { &["f32"] } {
             let setup = Setup { batch: 1, dtype, ..setup.clone() };
             let xs = xs(seed, 60);
@@ -99,9 +100,9 @@ fn what_is_kept_is_the_same_to_the_bit_however_a_stream_is_cut() {
 #[test]
 fn who_was_least_read_is_known_by_gates_alone() {
     let setup = Setup { policy: Policy::LeastRead, ..Setup::default() };
-    let options = EngineOptions { policy: setup.policy, slots: None };
+    let options = EngineOptions { policy: setup.policy, ..EngineOptions::default() };
     let engine = |setup: &Setup| {
-        Engine::new(&setup.model(), Toy::new(setup, &toy::Control::default()), options)
+        Engine::new(&setup.model(), Toy::new(setup, &toy::Control::default()), options.clone())
             .err()
             .map(|e| e.to_string())
     };

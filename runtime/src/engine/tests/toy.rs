@@ -230,7 +230,7 @@ impl Setup {
     /// The engine, stepping alone.
     pub fn engine(&self) -> (Engine<Toy>, Control) {
         let control = Control::default();
-        let options = EngineOptions { policy: self.policy, slots: self.slots };
+        let options = EngineOptions { policy: self.policy, slots: self.slots, ..EngineOptions::default() };
         (Engine::new(&self.model(), Toy::new(self, &control), options).unwrap(), control)
     }
 

@@ -211,3 +211,76 @@ fn align(text: &mut String, rows: &[[String; 8]], shown: usize) {
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run of 40 tokens, whose losses are about `loss`.
+    fn measured(loss: f64) -> Measured {
+        let mut losses = Losses::new(40);
+        (0..40).for_each(|token| losses.add(loss + 0.01 * f64::from(token % 7)));
+        Measured { losses, distances: Distances::default(), made: 8 }
+    }
+
+    /// Of runs with these losses: without a cache, with all of it, and in between by slots.
+    fn report(without: f64, with_all: f64, cells: &[(Policy, usize, f64)]) -> Report {
+        let none = measured(without);
+        let cell = |slots: usize, loss: f64| {
+            let mut difference = Difference::from(&[1.0, -2.0]);
+            difference.take(&[1.0, if slots == 8 { -2.0 } else { -2.5 }]);
+            Cell::new(slots, &measured(loss), &difference, &none.losses)
+        };
+        Report {
+            name: "by hand".into(),
+            place: "nowhere",
+            input: "none".into(),
+            tokens: 40,
+            sequences: 1,
+            made: 8,
+            full: 8,
+            checkpoint_bytes: 1024,
+            task: Task::NextToken,
+            without: cell(0, without),
+            with_all: cell(8, with_all),
+            cells: cells
+                .iter()
+                .map(|&(policy, slots, loss)| Cell { policy: Some(policy), ..cell(slots, loss) })
+                .collect(),
+            left_out: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_cell_keeps_its_part_of_the_gain() {
+        let cells = [(Policy::Oldest, 1, 3.5), (Policy::Oldest, 4, 2.5), (Policy::Merge, 4, 5.0)];
+        let report = report(4.0, 2.0, &cells);
+        let kept: Vec<f64> = report.json()["cells"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|cell| cell["kept"].as_f64().unwrap())
+            .collect();
+        let near = |(found, expected): (&f64, &f64)| (found - expected).abs() < 1e-9;
+        assert!(kept.iter().zip(&[0.25, 0.75, -0.5]).all(near), "{kept:?}");
+        let text = report.text();
+        for word in ["kept", "25.0 %", "75.0 %", "-50.0 %", "it gains 2.00000", "4.0 KiB"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert!(!text.contains("least loss"), "nothing is better than all of it: {text}");
+        assert!((report.cells[0].relative_rms - 0.5 / 5f64.sqrt()).abs() < 1e-9);
+        let svg = report.svg();
+        assert!(svg.contains("gain that is kept") && svg.matches("<circle").count() == 3, "{svg}");
+    }
+
+    #[test]
+    fn where_there_is_no_gain_none_is_kept() {
+        let cells = [(Policy::Oldest, 1, 3.0), (Policy::Thin, 1, 3.0), (Policy::Thin, 4, 4.5)];
+        let report = report(4.0, 5.0, &cells);
+        let text = report.text();
+        assert!(text.contains("no gain on this input") && !text.contains("kept"), "{text}");
+        assert!(text.contains("least loss: oldest with 1 checkpoint, a gain of 1.00000"), "{text}");
+        assert!(report.json()["cells"].as_array().unwrap().iter().all(|cell| cell["kept"].is_null()));
+        assert!(report.svg().contains("relative RMS"));
+    }
+}

@@ -102,12 +102,12 @@ impl Report {
         let columns =
             ["policy", "budget", "slots", "bytes", "relative RMS", "largest", self.task.name(), "kept"];
         let mut rows = vec![columns.map(str::to_owned)];
-        if self.full > 0 {
-            rows.push(self.row("no cache", &self.without));
-        }
+        rows.push(self.row("no cache", &self.without));
         let named = |cell: &Cell| cell.policy.map_or("", Policy::name);
         rows.extend(self.cells.iter().map(|cell| self.row(named(cell), cell)));
-        rows.push(self.row(if self.is_unbounded() { "unbounded" } else { "all slots" }, &self.with_all));
+        if self.full > 0 {
+            rows.push(self.row(if self.is_unbounded() { "unbounded" } else { "all slots" }, &self.with_all));
+        }
         let has_loss = self.with_all.loss.is_some();
         let shown = 6 + usize::from(has_loss) + usize::from(has_loss && self.certain_gain().is_some());
         align(&mut text, &rows, shown);
@@ -184,9 +184,8 @@ impl Report {
     fn accuracy(&self, text: &mut String) {
         for (index, bucket) in self.with_all.distances.buckets().enumerate() {
             if index == 0 {
-                text.push_str(
-                    "\naccuracy with all of the cache, by tokens since the asking token was last seen\n",
-                );
+                let of = if self.full > 0 { " with all of the cache" } else { "" };
+                let _ = writeln!(text, "\naccuracy{of}, by tokens since the asking token was last seen");
             }
             let distance = match bucket.distance {
                 Some((least, most)) if least == most => least.to_string(),

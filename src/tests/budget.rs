@@ -38,7 +38,7 @@ fn a_budget_is_a_capacity() {
     for command in [&["export", "-o", bundle][..], &[&["run"], &inputs[..]].concat(), &["inspect"]] {
         let args = [command, &[TELEMETRY, "--cache-budget", &less]].concat();
         check_fails(&args, 2, &format!("({checkpoint} bytes), expected that or more"));
-        check_fails(&[&args[..], &["--capacity", "3"]].concat(), 2, "cannot be used with");
+        check_fails(&[&args[..], &["--capacity", "3"]].concat(), 2, "cannot stand together");
     }
     check_fails(&["inspect", TELEMETRY, "--cache-budget", "8 megs"], 2, "expected bytes");
     let two = (2 * checkpoint - 1).to_string();

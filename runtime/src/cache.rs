@@ -4,10 +4,12 @@ use mcedge_models::Policy;
 use mcedge_models::contract::{CacheTensor, Contract, Reset, Scale};
 use mcedge_models::spec::{Init, Segmentation};
 
+pub(crate) use self::saved::SavedCheckpoints;
 pub use self::slots::Slots;
 use self::table::{Table, add};
 use crate::backend::{Buffer, Cells, CellsMut};
 
+mod saved;
 mod slots;
 mod table;
 

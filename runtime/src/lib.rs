@@ -13,6 +13,7 @@ mod error;
 mod model;
 mod policy;
 mod score;
+pub mod snapshot;
 
 #[cfg(feature = "ort")]
 pub use backend::ort::{Device, Ort, OrtOptions};

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use mcedge_models::Policy;
 
 use crate::policy;
+use crate::snapshot::{Draft, Section, SnapshotError};
 
 /// The checkpoints of one stream: which slots are live, how old each is, and how many tokens it stands for.
 ///
@@ -56,6 +57,44 @@ impl Slots {
     /// Tokens that the checkpoint in `slot` stands for; 0 when the slot is not live.
     pub fn tokens(&self, slot: usize) -> u64 {
         if slot < self.len() { self.tokens[slot] } else { 0 }
+    }
+
+    /// Writes all of it, for [`Slots::read`].
+    pub(crate) fn save(&self, draft: &mut Draft) {
+        draft.u64(self.pushed);
+        draft.count(self.len());
+        for slot in self.by_age() {
+            draft.count(slot);
+            draft.u64(self.tokens[slot]);
+        }
+    }
+
+    /// What [`Slots::save`] has written of a stream with as much room.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Content`] when it breaks an invariant.
+    pub(crate) fn read(capacity: usize, saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
+        let mut slots = Self::new(capacity);
+        slots.pushed = saved.counter("checkpoints made")?;
+        let live = saved.count("live checkpoints", capacity)?;
+        if slots.pushed < live as u64 {
+            return Err(
+                saved.wrong(format!("{} checkpoints made", slots.pushed), &format!("{live} at least"))
+            );
+        }
+        for _ in 0..live {
+            let slot = saved.count("a slot", live - 1)?;
+            if slots.tokens[slot] != 0 {
+                return Err(saved.wrong(format!("slot {slot} twice"), "each once"));
+            }
+            slots.by_age.push_back(slot);
+            slots.tokens[slot] = saved.counter("a checkpoint's tokens")?;
+            if slots.tokens[slot] == 0 {
+                return Err(saved.wrong("a checkpoint of no tokens".into(), "one at least"));
+            }
+        }
+        Ok(slots)
     }
 
     /// Forgets every checkpoint.

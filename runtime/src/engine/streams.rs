@@ -12,6 +12,8 @@ use crate::cache::CheckpointCache;
 use crate::clock::Clock;
 use crate::{Error, Model};
 
+mod saved;
+
 /// The memory of B streams.
 ///
 /// # Invariants

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mcedge_models::contract::Contract;
+use mcedge_runtime::snapshot::{Draft, Snapshot, SnapshotError};
 use mcedge_runtime::{
     Backlog, BlockGates, Device, Engine, EngineOptions, Error, Model, Ort, OrtOptions, Policy, Sample, Tract,
 };
@@ -159,6 +160,21 @@ impl Stream {
     /// As [`Engine::reset`].
     pub fn reset(&mut self) {
         over!(self, engine => engine.reset());
+    }
+
+    /// As [`Engine::save`].
+    pub fn save(&self, draft: &mut Draft) {
+        over!(self, engine => engine.save(draft));
+    }
+
+    /// As [`Engine::restore`].
+    pub fn restore(&mut self, snapshot: &Snapshot<'_>) -> Result<(), SnapshotError> {
+        over!(self, engine => engine.restore(snapshot))
+    }
+
+    /// As [`Engine::snapshot_bytes`].
+    pub fn snapshot_bytes(&self) -> usize {
+        over!(self, engine => engine.snapshot_bytes())
     }
 
     /// As [`Engine::gates`].

@@ -2,8 +2,8 @@
 
 `Model(config)` takes the dictionary of a `config.json` and has parameters of exactly the names and shapes of
 `model.safetensors`, so `state_dict()` is the file. Covered here: memories `linear`, `dla`, `titans`; every
-aggregation of those; windowed `attention`, which has none; constant segments. Shapes in comments: B sequences, T tokens, H heads, D = H·dh model
-width, S tokens of one segment, n checkpoints, N = B·H.
+aggregation of those; windowed `attention`, which has none; constant segments. Shapes in comments: B sequences,
+T tokens, H heads, D = H·dh model width, S tokens of one segment, n checkpoints, N = B·H.
 
     model = Model(config)
     y, state = model(x)                       # x [B, T, F] f32 or [B, T] int64, y [B, T, O]

@@ -50,7 +50,8 @@ def main():
     if not ORACLE.is_dir():
         print("skipped: the oracle's cases (../shared/oracle/cases)")
     failed = seen = 0
-    for case in filter(covered, [case for folder in (ORACLE, OWN) if folder.is_dir() for case in sorted(folder.iterdir())]):
+    cases = [case for folder in (ORACLE, OWN) if folder.is_dir() for case in sorted(folder.iterdir())]
+    for case in filter(covered, cases):
         seen += 1
         worst = max(check(case, stretch) for stretch in (1, 3, 1000))
         with tempfile.TemporaryDirectory() as scratch:

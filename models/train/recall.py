@@ -114,7 +114,7 @@ def config_of(aggregation):
     if aggregation in mc.GATED:
         caching |= {"query": "u", "context": "mean", "temperature": 0.1}
     if aggregation == "ssc":
-        caching["top_k"] = 4
+        caching["top_k"] = 2
     common = {"norm": "layer_norm", "residual": True, "num_heads": 2}
     return {
         "format": "mcedge/1",
@@ -142,19 +142,20 @@ def at_once(model, tokens):
         if block.config["memory"]["kind"] == "attention":
             reads, _, _ = block.memory.write(block.memory.start(len(tokens)), k, v, q, x)
         else:
-            reads = gated_reads(q, k, v, gates_of(block, k, u), block.size)
+            alone = block.caching["aggregation"] == "none"
+            reads = gated_reads(q, k, v, gates_of(block, k, u), block.size, alone)
         h = block.finish(h, reads)
     return model.head(model.norm(h))
 
 
-def gated_reads(q, k, v, gates, size):
+def gated_reads(q, k, v, gates, size, alone):
     """Every token's read [B, H, T, dh], for four segments at a time: they look back no further than they have to."""
     reads = []
     for at in range(0, q.shape[2], 4 * size):
-        to = min(at + 4 * size, q.shape[2])
-        products = (q[:, :, at:to] @ k[:, :, :to].transpose(-1, -2)).unflatten(-1, (-1, size))  # [B, H, rows, n, S]
-        weights = (products * gates[..., at:to, :to // size].unsqueeze(-1)).flatten(-2)
-        reads.append(weights.tril(at) @ v[:, :, :to])
+        to, back = min(at + 4 * size, q.shape[2]), at if alone else 0
+        products = (q[:, :, at:to] @ k[:, :, back:to].transpose(-1, -2)).unflatten(-1, (-1, size))  # [B, H, ·, n, S]
+        weights = (products * gates[..., at:to, back // size:to // size].unsqueeze(-1)).flatten(-2)
+        reads.append(weights.tril(at - back) @ v[:, :, back:to])
     return torch.cat(reads, 2)
 
 

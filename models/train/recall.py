@@ -3,6 +3,7 @@
     python recall.py --test-set                 # writes ../recall-grm/test.jsonl
     python recall.py --aggregation grm          # trains, saves and measures ../recall-grm
     python recall.py --measure ../recall-*      # measures models that are there
+    python recall.py --aggregation ssc --weights ../recall-grm --out ssc    # another read-out of trained weights
 
 The task is MQAR (Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models"). A
 stream shows pairs, a key and the value after it, and asks: a key seen before is a query, and the output there is to
@@ -221,6 +222,14 @@ def train(config, *, seed, steps, rate, tokens, out):
     return model.eval()
 
 
+def reread(config, source):
+    """The model of this config with weights that another read-out was trained with; `u` is left out where unused."""
+    model = mc.Model(config)
+    names = model.state_dict().keys()
+    model.load_state_dict({name: p for name, p in source.state_dict().items() if name in names})
+    return model.eval()
+
+
 # ----------------------------------------------------------------------------------------------------- measuring
 
 
@@ -253,6 +262,7 @@ def main():
     options.add_argument("--measure", type=pathlib.Path, nargs="+", metavar="MODEL", help="train nothing")
     options.add_argument("--capacity", type=int, help="checkpoints read at most, in measuring; all when left out")
     options.add_argument("--aggregation", choices=AGGREGATIONS, default="grm")
+    options.add_argument("--weights", type=pathlib.Path, metavar="MODEL", help="train nothing; read these weights")
     options.add_argument("--out", type=pathlib.Path)
     options.add_argument("--steps", type=int, default=2000)
     options.add_argument("--tokens", type=int, default=8192, help="of a step")
@@ -268,9 +278,14 @@ def main():
     else:
         config = config_of(options.aggregation)
         out = options.out or MODELS / config["name"]
-        models = {config["name"]: train(config, seed=options.seed, steps=options.steps, rate=options.rate,
-                                        tokens=options.tokens, out=out)}
-        print(f"{mc.parameters(models[config['name']])} parameters, torch {torch.__version__}")
+        if options.weights:
+            model = reread(config, mc.load(options.weights))
+            mc.save(out, config, model)
+        else:
+            model = train(config, seed=options.seed, steps=options.steps, rate=options.rate, tokens=options.tokens,
+                          out=out)
+        print(f"{mc.parameters(model)} parameters, torch {torch.__version__}")
+        models = {config["name"]: model}
     print(table(models, options.capacity))
     return 0
 

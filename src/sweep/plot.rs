@@ -11,7 +11,7 @@ use crate::svg::{self, text};
 /// The picture's size, in pixels. Its text can be read where it is shown at half its width.
 const WIDTH: usize = 720;
 const HEIGHT: usize = 500;
-const FRAME: Frame = Frame { left: 76, right: 680, top: 64, bottom: 350, font: 17 };
+const FRAME: Frame = Frame { left: 76, right: 664, top: 64, bottom: 350, font: 17 };
 /// The parts of the gain that are shown at most, in percent: a policy may do much worse than no cache.
 const KEPT: (f64, f64) = (-50.0, 150.0);
 /// Policies side by side in the legend.
@@ -35,13 +35,18 @@ impl Report {
                 (
                     "part of the cache's gain that is kept, %",
                     axes,
-                    vec![(0.0, "no cache"), (100.0, "all of it")],
+                    // Lines rise to the right.
+                    vec![(0.0, "no cache", "end"), (100.0, "all of it", "start")],
                 )
             }
             false => {
                 let without = self.height(&self.without);
                 let axes = Axes::powers(FRAME, &bytes, &values.chain([without]).collect::<Vec<_>>());
-                ("relative RMS from the outputs with all of the cache, %", axes, vec![(without, "no cache")])
+                (
+                    "relative RMS from the outputs with all of the cache, % (with all of it 0)",
+                    axes,
+                    vec![(without, "no cache", "end")],
+                )
             }
         };
         let mut svg =
@@ -50,8 +55,8 @@ impl Report {
         text(&mut svg, 12, 50, "start", what);
         axes.draw(&mut svg, &bytes);
         text(&mut svg, (FRAME.left + FRAME.right) / 2, FRAME.bottom + 50, "middle", "cache budget");
-        for (value, name) in references {
-            reference(&mut svg, axes.y(value), name);
+        for (value, name, side) in references {
+            reference(&mut svg, axes.y(value), name, side);
         }
         self.lines(&mut svg, &axes);
         svg.push_str("</svg>\n");
@@ -92,13 +97,14 @@ impl Report {
     }
 }
 
-/// A line across, with what it stands for: below it where there is no room above.
-fn reference(svg: &mut String, y: Option<f64>, name: &str) {
+/// A line across, with what it stands for at its `start` or `end`: below it where there is no room above.
+fn reference(svg: &mut String, y: Option<f64>, name: &str, side: &str) {
     let Frame { left, right, top, font, .. } = FRAME;
     let Some(y) = y else { return };
     let _ = writeln!(svg, "<path d=\"M{left} {y:.1}H{right}\" stroke=\"#777\" stroke-width=\"1.5\"/>");
     let baseline = if y < (top + 2 * font) as f64 { y as usize + font } else { y as usize - 6 };
-    text(svg, right - 8, baseline, "end", name);
+    let x = if side == "start" { left + 8 } else { right - 8 };
+    text(svg, x, baseline, side, name);
 }
 
 /// How a policy is drawn: its colour and its dashes.

@@ -78,12 +78,16 @@ impl Report {
     }
 
     /// The cell that gains most, where that is more than noise and more than all of the cache gains; of several that with
-    /// the fewest checkpoints.
+    /// the fewest checkpoints, and of those the first.
     fn best(&self) -> Option<(&Cell, Gain)> {
         let least = self.with_all.gain.map_or(0.0, |gain| gain.mean.max(0.0));
         let gains = self.cells.iter().filter_map(|cell| Some((cell, cell.gain?)));
         let certain = gains.filter(|(_, gain)| gain.is_certain() && gain.mean > least);
-        certain.max_by(|(a, of_a), (b, of_b)| of_a.mean.total_cmp(&of_b.mean).then(b.slots.cmp(&a.slots)))
+        // Of equal ones the last is taken, which is the first.
+        let order = |(a, of_a): &(&Cell, Gain), (b, of_b): &(&Cell, Gain)| {
+            of_a.mean.total_cmp(&of_b.mean).then(b.slots.cmp(&a.slots))
+        };
+        certain.rev().max_by(order)
     }
 
     /// The part of the cache's gain that a cell keeps, where there is a gain: below 0 where it is worse than no cache.
@@ -98,20 +102,21 @@ impl Report {
         let columns =
             ["policy", "budget", "slots", "bytes", "relative RMS", "largest", self.task.name(), "kept"];
         let mut rows = vec![columns.map(str::to_owned)];
-        if self.full > 0 {
-            rows.push(self.row("no cache", &self.without));
-        }
+        rows.push(self.row("no cache", &self.without));
         let named = |cell: &Cell| cell.policy.map_or("", Policy::name);
         rows.extend(self.cells.iter().map(|cell| self.row(named(cell), cell)));
-        rows.push(self.row(if self.is_unbounded() { "unbounded" } else { "all slots" }, &self.with_all));
+        if self.full > 0 {
+            rows.push(self.row(if self.is_unbounded() { "unbounded" } else { "all slots" }, &self.with_all));
+        }
         let has_loss = self.with_all.loss.is_some();
         let shown = 6 + usize::from(has_loss) + usize::from(has_loss && self.certain_gain().is_some());
         align(&mut text, &rows, shown);
         if let Some((cell, Gain { mean, error })) = self.best() {
             let (policy, slots) = (cell.policy.map_or("", Policy::name), cell.slots);
+            let s = if slots == 1 { "" } else { "s" };
             let _ = writeln!(
                 text,
-                "least loss: {policy} with {slots} checkpoints, which gain {mean:.5} ± {error:.5} over no cache"
+                "least loss: {policy} with {slots} checkpoint{s}, a gain of {mean:.5} ± {error:.5} over no cache"
             );
         }
         for (_, reason) in &self.left_out {
@@ -179,9 +184,8 @@ impl Report {
     fn accuracy(&self, text: &mut String) {
         for (index, bucket) in self.with_all.distances.buckets().enumerate() {
             if index == 0 {
-                text.push_str(
-                    "\naccuracy with all of the cache, by tokens since the asking token was last seen\n",
-                );
+                let of = if self.full > 0 { " with all of the cache" } else { "" };
+                let _ = writeln!(text, "\naccuracy{of}, by tokens since the asking token was last seen");
             }
             let distance = match bucket.distance {
                 Some((least, most)) if least == most => least.to_string(),
@@ -204,5 +208,78 @@ fn align(text: &mut String, rows: &[[String; 8]], shown: usize) {
             _ => format!("{cell:>width$}"),
         });
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run of 40 tokens, whose losses are about `loss`.
+    fn measured(loss: f64) -> Measured {
+        let mut losses = Losses::new(40);
+        (0..40).for_each(|token| losses.add(loss + 0.01 * f64::from(token % 7)));
+        Measured { losses, distances: Distances::default(), made: 8 }
+    }
+
+    /// Of runs with these losses: without a cache, with all of it, and in between by slots.
+    fn report(without: f64, with_all: f64, cells: &[(Policy, usize, f64)]) -> Report {
+        let none = measured(without);
+        let cell = |slots: usize, loss: f64| {
+            let mut difference = Difference::from(&[1.0, -2.0]);
+            difference.take(&[1.0, if slots == 8 { -2.0 } else { -2.5 }]);
+            Cell::new(slots, &measured(loss), &difference, &none.losses)
+        };
+        Report {
+            name: "by hand".into(),
+            place: "nowhere",
+            input: "none".into(),
+            tokens: 40,
+            sequences: 1,
+            made: 8,
+            full: 8,
+            checkpoint_bytes: 1024,
+            task: Task::NextToken,
+            without: cell(0, without),
+            with_all: cell(8, with_all),
+            cells: cells
+                .iter()
+                .map(|&(policy, slots, loss)| Cell { policy: Some(policy), ..cell(slots, loss) })
+                .collect(),
+            left_out: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_cell_keeps_its_part_of_the_gain() {
+        let cells = [(Policy::Oldest, 1, 3.5), (Policy::Oldest, 4, 2.5), (Policy::Merge, 4, 5.0)];
+        let report = report(4.0, 2.0, &cells);
+        let kept: Vec<f64> = report.json()["cells"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|cell| cell["kept"].as_f64().unwrap())
+            .collect();
+        let near = |(found, expected): (&f64, &f64)| (found - expected).abs() < 1e-9;
+        assert!(kept.iter().zip(&[0.25, 0.75, -0.5]).all(near), "{kept:?}");
+        let text = report.text();
+        for word in ["kept", "25.0 %", "75.0 %", "-50.0 %", "it gains 2.00000", "4.0 KiB"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert!(!text.contains("least loss"), "nothing is better than all of it: {text}");
+        assert!((report.cells[0].relative_rms - 0.5 / 5f64.sqrt()).abs() < 1e-9);
+        let svg = report.svg();
+        assert!(svg.contains("gain that is kept") && svg.matches("<circle").count() == 3, "{svg}");
+    }
+
+    #[test]
+    fn where_there_is_no_gain_none_is_kept() {
+        let cells = [(Policy::Oldest, 1, 3.0), (Policy::Thin, 1, 3.0), (Policy::Thin, 4, 4.5)];
+        let report = report(4.0, 5.0, &cells);
+        let text = report.text();
+        assert!(text.contains("no gain on this input") && !text.contains("kept"), "{text}");
+        assert!(text.contains("least loss: oldest with 1 checkpoint, a gain of 1.00000"), "{text}");
+        assert!(report.json()["cells"].as_array().unwrap().iter().all(|cell| cell["kept"].is_null()));
+        assert!(report.svg().contains("relative RMS"));
     }
 }

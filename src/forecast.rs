@@ -1,6 +1,7 @@
 //! What follows from a stream's outputs: what was expected of the next sample or token, and how far off it was.
 
 use mcedge_models::contract::Output;
+use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 use mcedge_runtime::{Score, bits};
 
 /// The outputs of one stream, each taken as a prediction of what comes next.
@@ -47,6 +48,24 @@ impl Forecast {
     /// Nothing is expected of what comes next.
     pub fn forget(&mut self) {
         self.expected.clear();
+    }
+
+    /// Writes what is expected and what is usual, for [`Forecast::read`].
+    pub fn save(&self, draft: &mut Draft) {
+        draft.flag(!self.expected.is_empty());
+        draft.f32s(&self.expected);
+        self.score.save(draft);
+    }
+
+    /// As this stream of `size` outputs was when [`Forecast::save`] wrote it.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Content`] when it cannot be.
+    pub fn read(&self, size: usize, saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
+        let size = if saved.flag("whether anything is expected")? { size } else { 0 };
+        let expected = saved.f32s("what is expected", size)?;
+        Ok(Self { score: self.score.read(saved)?, expected, residual: Vec::new() })
     }
 
     fn expect(&mut self, output: &[f32]) {

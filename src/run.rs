@@ -4,9 +4,10 @@ mod backlog;
 mod gates;
 mod inputs;
 mod runner;
+mod state;
 
 use std::io::{IsTerminal, stderr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::{Contract, Input};
+use mcedge_runtime::snapshot::Snapshot;
 use mcedge_runtime::{EngineOptions, Footprint, Model, Policy, Spill};
 
 use crate::Usage;
@@ -28,6 +30,7 @@ use backlog::Backlog;
 use gates::Gates;
 use inputs::Inputs;
 use runner::{OnDivergence, Outputs, Runner};
+use state::{Saved, State, StateArgs};
 
 /// Flags of `mcedge run`.
 #[derive(clap::Args)]
@@ -66,6 +69,8 @@ pub struct Args {
     /// The largest norm of a memory or an output that is still sound
     #[arg(long, value_name = "X", value_parser = max_norm)]
     max_norm: Option<f32>,
+    #[command(flatten)]
+    state: StateArgs,
     /// Say nothing on standard error unless something is wrong
     #[arg(short, long)]
     quiet: bool,
@@ -95,55 +100,82 @@ pub struct Reading {
     on_bad: OnBad,
 }
 
+/// All that a sample passes through.
+pub struct Flow {
+    inputs: Inputs,
+    backlog: Backlog,
+    runner: Runner,
+    outputs: Outputs,
+}
+
 /// Runs until the input ends or somebody stops it.
 pub fn run(args: &Args) -> Result<ExitCode> {
     args.check()?;
+    let mut state = args.state.open()?;
     let model = Model::open(&args.bundle.directory(|options| args.ask(options))?)?;
-    let contract = model.contract();
-    let stream = Stream::open(&model, args.backend, &args.placement(), args.engine(contract)?)?;
-    let options = args.reading.options(stop_on_ctrl_c()?);
-    let mut inputs = Inputs::open(&args.input, &contract.input, &options, contract.batch)?;
-    let mut outputs = args.outputs(&inputs, &stream)?;
-    if !args.quiet {
-        eprintln!("{}", introduction(&model, &stream, args));
-    }
-    let mut runner = Runner::new(stream, args.placement().chunks(&model), args.on_divergence);
-    let progress = if args.quiet { ProgressBar::hidden() } else { progress(&inputs, &args.output) };
-    let result = drain(&mut inputs, &mut Backlog::new(contract), &mut runner, &mut outputs, &progress);
+    let stream = Stream::open(&model, args.backend, &args.placement(), args.engine(model.contract())?)?;
+    let mut flow = args.open(&model, stream, state.as_mut())?;
+    let progress = if args.quiet { ProgressBar::hidden() } else { progress(&flow.inputs, &args.output) };
+    let result = drain(&mut flow, state.as_mut(), &progress);
     progress.finish_and_clear();
     // What was done so far is kept, whatever ended it.
+    let Flow { inputs, runner, outputs, .. } = flow;
     outputs.finish()?;
     result?;
     if !args.quiet {
-        eprintln!("{}; {} bad rows skipped", runner.summary(), inputs.bad());
+        let snapshots = state.map_or(String::new(), |state| format!("; {}", state.summary()));
+        eprintln!("{}; {} bad rows skipped{snapshots}", runner.summary(), inputs.bad());
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs all inputs to their end.
-fn drain(
-    inputs: &mut Inputs,
-    backlog: &mut Backlog,
-    runner: &mut Runner,
-    outputs: &mut Outputs,
-    progress: &ProgressBar,
-) -> Result<()> {
+fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar) -> Result<()> {
     loop {
-        let next = gather(inputs, backlog);
-        let has_run = !backlog.is_empty();
-        runner.run(backlog, inputs.names(), outputs)?;
-        progress.set_position(inputs.bytes_read());
+        let next = gather(&mut flow.inputs, &mut flow.backlog);
+        if let Some(state) = &mut state {
+            before_run(flow, state);
+        }
+        let has_run = !flow.backlog.is_empty();
+        flow.runner.run(&mut flow.backlog, flow.inputs.names(), &mut flow.outputs)?;
+        progress.set_position(flow.inputs.bytes_read());
+        if let Some(state) = &mut state {
+            after_run(flow, state, matches!(next, Ok(Next::Record | Next::Wait)));
+        }
         match next? {
             Next::Record => {}
             Next::Wait => {
                 // A reader at the other end of a pipe gets a row when it is made; a file is written in blocks.
                 if has_run {
-                    outputs.flush()?;
+                    flow.outputs.flush()?;
                 }
                 thread::park_timeout(POLL);
             }
             Next::End => return Ok(()),
         }
+    }
+}
+
+/// What cannot be in a snapshot is left out of it, or of the run.
+fn before_run(flow: &mut Flow, state: &mut State) {
+    if flow.inputs.is_stopped() && flow.inputs.can_go_back() {
+        // Run now, these records would be cut otherwise than in a run that nobody stops, which is told from their last
+        // bits. A resumed run reads them again.
+        flow.backlog.clear();
+        state.keep_last(flow);
+    } else if flow.inputs.has_half_a_line() {
+        // If the file grows, so does its last line: a resumed run goes on before these records.
+        state.keep_last(flow);
+    }
+}
+
+/// All that was taken has been run and written: where a snapshot may stand.
+fn after_run(flow: &mut Flow, state: &mut State, goes_on: bool) {
+    flow.inputs.settle();
+    if goes_on {
+        state.keep_if_due(flow);
+    } else {
+        state.keep_last(flow);
     }
 }
 
@@ -185,6 +217,9 @@ impl Args {
             self.gates.is_none() || !self.has_streams(),
             usage("--gates is for one stream: one --input, and no --stream-column")
         );
+        let both =
+            usage("--spill and --state cannot stand together: a snapshot does not hold what is in the file");
+        ensure!(self.spill.is_none() || self.state.state.is_none(), both);
         let is_output = |gates: &String| *gates == self.output || sink::is_same_file(gates, &self.output);
         ensure!(!self.gates.as_ref().is_some_and(is_output), usage("--gates and --output are the same file"));
         Ok(())
@@ -239,12 +274,51 @@ impl Args {
         Placement { no_chunks: placement.no_chunks || self.gates.is_some(), ..placement }
     }
 
-    fn outputs(&self, inputs: &Inputs, stream: &Stream) -> Result<Outputs> {
+    /// Opens all that a sample passes through, over `stream`; where a snapshot stands, if there is one to go on from. The
+    /// outputs come last: they change files.
+    fn open(&self, model: &Model, mut stream: Stream, state: Option<&mut State>) -> Result<Flow> {
+        let contract = model.contract();
+        let inputs = self.input.len();
+        let bytes = state.map(|state| state.load(&stream, inputs)).transpose()?.flatten();
+        let mut backlog = Backlog::new(contract);
+        let saved = bytes.map(|bytes| self.restore(&bytes, &mut stream, &mut backlog)).transpose()?;
+        let options = self.reading.options(stop_on_ctrl_c()?);
+        let saved_inputs = saved.as_ref().map(|saved| &saved.inputs);
+        let inputs = Inputs::open(&self.input, &contract.input, &options, contract.batch, saved_inputs)?;
+        let outputs = self.outputs(&inputs, &stream, saved.as_ref())?;
+        if !self.quiet {
+            eprintln!("{}", introduction(model, &stream, self));
+            self.state.introduce(saved.is_some(), &inputs);
+        }
+        let runner = Runner::new(stream, self.placement().chunks(model), self.on_divergence);
+        Ok(Flow { inputs, backlog, runner, outputs })
+    }
+
+    /// Takes over from a snapshot what is in memory, and says what it has of files.
+    fn restore(&self, bytes: &[u8], stream: &mut Stream, backlog: &mut Backlog) -> Result<Saved> {
+        let mut restore = || -> Result<Saved> {
+            let snapshot = Snapshot::parse(bytes)?;
+            state::restore(&snapshot, stream, backlog)?;
+            Saved::read(&snapshot, stream.contract().batch)
+        };
+        let path = self.state.state.as_deref().unwrap_or(Path::new(""));
+        restore().with_context(|| format!("--state {}", path.display()))
+    }
+
+    fn outputs(&self, inputs: &Inputs, stream: &Stream, saved: Option<&Saved>) -> Result<Outputs> {
+        let saved = saved.map(|saved| &saved.outputs);
+        saved.map_or(Ok(()), |saved| saved.check(&self.output, self.gates.as_deref()))?;
         let output = &stream.contract().output;
         let layout = Layout::new(output, inputs.fields());
-        let options =
-            sink::Options { inputs: &self.input, format: self.output_format, streams: self.has_streams() };
-        let gates = self.gates.as_ref().map(|uri| Gates::open(uri, &self.input, stream)).transpose()?;
+        let options = sink::Options {
+            inputs: &self.input,
+            format: self.output_format,
+            streams: self.has_streams(),
+            saved: saved.map(|saved| &saved.sink),
+        };
+        let saved = saved.and_then(|saved| saved.gates.as_ref());
+        let gates =
+            self.gates.as_ref().map(|uri| Gates::open(uri, &self.input, stream, saved)).transpose()?;
         Ok(Outputs { sink: Sink::open(&self.output, &options, layout, output.size)?, gates })
     }
 }

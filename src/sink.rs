@@ -12,12 +12,14 @@
 //! residual) is empty, `null` in JSON. An `.npy` is the graph's output, `[T, O]` f32, whatever the layout.
 
 mod npy;
+mod saved;
 mod table;
+mod target;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io::{self, BufWriter};
 use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result, bail, ensure};
@@ -27,7 +29,9 @@ use mcedge_models::contract::{Output, OutputKind};
 use crate::Usage;
 use crate::source::Fields;
 use npy::Npy;
+pub use saved::Saved;
 use table::Table;
+use target::Target;
 
 /// Why an `.npy` is for one stream.
 const NO_STREAMS: &str = "an .npy has no place to say which stream a row is of: write .csv or .jsonl, or run the streams \
@@ -53,6 +57,8 @@ pub struct Options<'a> {
     pub format: Option<Format>,
     /// Whether rows say which stream they are of.
     pub streams: bool,
+    /// How far the output was written before, by a snapshot: it is gone on with there.
+    pub saved: Option<&'a Saved>,
 }
 
 /// What there is to say about each record.
@@ -114,6 +120,8 @@ pub struct Row<'a> {
 /// An output, open.
 pub struct Sink {
     name: String,
+    /// What its rows are, in words.
+    shape: String,
     writer: Writer,
 }
 
@@ -146,28 +154,38 @@ impl Layout {
 impl Sink {
     /// Opens `uri`, a path or `-` for standard output, for outputs `[size]`.
     ///
-    /// A file is made anew: open the inputs first, so that nothing is lost for want of one.
+    /// A file is made anew, or cut off where the snapshot ends: open the inputs first, so that nothing is lost for want of
+    /// one.
     ///
     /// # Errors
     ///
     /// The file cannot be written or is an input; its extension is no known format and none is given; or an `.npy`,
     /// whose header needs the count of rows that only the end knows, is to go where there is no going back, or to have
-    /// the rows of several streams.
+    /// the rows of several streams; or a snapshot is of other rows, or of more than there are.
     pub fn open(uri: &str, options: &Options, layout: Layout, size: usize) -> Result<Self> {
         Self::named_open(uri, |path| {
-            let Options { inputs, format, streams } = *options;
+            let Options { inputs, format, streams, saved } = *options;
             let format = match format {
                 Some(format) => format,
                 None => by_extension(path)?,
             };
             ensure!(!streams || format != Format::Npy, Usage(NO_STREAMS.into()));
-            Ok(match format {
-                Format::Npy => Writer::Npy(Npy::new(create_seekable(path, inputs)?, &[size])?),
-                Format::Csv => {
-                    Writer::Csv(Table::csv(create(path, inputs)?, layout, delimiter(path), streams)?)
-                }
-                Format::Jsonl => Writer::Jsonl(Table::jsonl(create(path, inputs)?, layout, streams)),
-            })
+            if format == Format::Npy {
+                return array(path, inputs, &[size], saved);
+            }
+            let delimiter = delimiter(path);
+            let columns = layout.columns(delimiter, streams);
+            let shape = format!("{format:?}: {columns}");
+            saved.map_or(Ok(()), |saved| saved.check_shape(&shape))?;
+            let out = BufWriter::new(create(path, inputs, saved)?);
+            let mut table = Table::new(out, layout, delimiter, streams);
+            if format == Format::Jsonl {
+                return Ok((shape, Writer::Jsonl(table)));
+            }
+            if saved.is_none() {
+                table.header(columns)?;
+            }
+            Ok((shape, Writer::Csv(table)))
         })
     }
 
@@ -176,15 +194,16 @@ impl Sink {
     /// # Errors
     ///
     /// As [`Sink::open`].
-    pub fn array(uri: &str, inputs: &[String], shape: &[usize]) -> Result<Self> {
-        Self::named_open(uri, |path| Ok(Writer::Npy(Npy::new(create_seekable(path, inputs)?, shape)?)))
+    pub fn array(uri: &str, inputs: &[String], shape: &[usize], saved: Option<&Saved>) -> Result<Self> {
+        Self::named_open(uri, |path| array(path, inputs, shape, saved))
     }
 
-    fn named_open(uri: &str, open: impl FnOnce(&str) -> Result<Writer>) -> Result<Self> {
-        let path = uri.strip_prefix("file://").unwrap_or(uri);
+    fn named_open(uri: &str, open: impl FnOnce(&str) -> Result<(String, Writer)>) -> Result<Self> {
+        let path = path_of(uri);
         let name = if path == "-" { "standard output" } else { path };
-        let writer = check_path(path).and_then(|()| open(path)).with_context(|| format!("output {name}"))?;
-        Ok(Sink { name: name.into(), writer })
+        let opened = check_path(path).and_then(|()| open(path));
+        let (shape, writer) = opened.with_context(|| format!("output {name}"))?;
+        Ok(Sink { name: name.into(), shape, writer })
     }
 
     /// Takes the output of a step, `[O]`, for every token or sample: an `.npy` is made of these.
@@ -248,27 +267,34 @@ fn delimiter(path: &str) -> char {
     if path.to_ascii_lowercase().ends_with(".tsv") { '\t' } else { ',' }
 }
 
-fn create(path: &str, inputs: &[String]) -> Result<BufWriter<Box<dyn Write>>> {
-    if path == "-" {
-        return Ok(BufWriter::new(Box::new(io::stdout())));
-    }
-    Ok(BufWriter::new(Box::new(create_file(path, inputs)?)))
-}
-
-fn create_seekable(path: &str, inputs: &[String]) -> Result<File> {
-    const WHY: &str = "an .npy begins with the count of its rows, and needs a file to go back in";
-    ensure!(path != "-" && fs::metadata(path).map_or(true, |metadata| metadata.is_file()), WHY);
-    create_file(path, inputs)
-}
-
-fn create_file(path: &str, inputs: &[String]) -> Result<File> {
+/// Opens `path`, made anew or cut off where the snapshot ends.
+fn create(path: &str, inputs: &[String], saved: Option<&Saved>) -> Result<Target> {
     ensure!(!inputs.iter().any(|input| is_same_file(input, path)), "is the input");
-    Ok(File::create(path)?)
+    Target::open(path, saved.map(|saved| saved.bytes.unwrap_or_default()))
+}
+
+fn array(path: &str, inputs: &[String], shape: &[usize], saved: Option<&Saved>) -> Result<(String, Writer)> {
+    const WHY: &str = "an .npy begins with the count of its rows, and needs a file to go back in";
+    let words = format!("an array of {shape:?}");
+    saved.map_or(Ok(()), |saved| saved.check_shape(&words))?;
+    let is_file = || path != "-" && fs::metadata(path).map_or(true, |metadata| metadata.is_file());
+    ensure!(is_file(), WHY);
+    let Target::File(file) = create(path, inputs, saved)? else { bail!(WHY) };
+    let npy = match saved {
+        Some(saved) => Npy::resume(file, shape, saved.rows),
+        None => Npy::new(file, shape)?,
+    };
+    Ok((words, Writer::Npy(npy)))
+}
+
+/// The path of a URI.
+fn path_of(uri: &str) -> &str {
+    uri.strip_prefix("file://").unwrap_or(uri)
 }
 
 /// Whether two URIs are of one file that is there.
 pub fn is_same_file(a: &str, b: &str) -> bool {
-    let canonical = |uri: &str| fs::canonicalize(uri.strip_prefix("file://").unwrap_or(uri)).ok();
+    let canonical = |uri: &str| fs::canonicalize(path_of(uri)).ok();
     let is_file = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
     canonical(a).filter(is_file).is_some_and(|a| canonical(b) == Some(a))
 }

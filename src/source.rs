@@ -7,6 +7,7 @@ mod bytes;
 mod csv;
 mod jsonl;
 mod npy;
+mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use crate::Usage;
 use bytes::{Bytes, Lines, Need};
 pub use bytes::{LINE_MAX, POLL};
 pub use npy::read as read_array;
+pub use saved::{Position, Saved};
 
 /// Names that a time column goes by, in lower case.
 const TIME_NAMES: [&str; 15] = [
@@ -152,6 +154,8 @@ pub struct Source {
     rows: u64,
     /// Rows skipped.
     bad: u64,
+    /// Behind the last record that was taken.
+    at: Position,
 }
 
 /// A record's buffers, used again for each.
@@ -184,19 +188,25 @@ enum Reader {
 
 /// Opens `uri`, a path or `-` for standard input, for a model with `input`.
 ///
-/// This reads up to the first record, and so waits for a stream's.
+/// This reads up to the first record, and so waits for a stream's. Then it goes to where `saved` says, of the same input
+/// in a snapshot.
 ///
 /// # Errors
 ///
-/// No such file, a directory, an empty file, a format that is not the model's kind of input, and columns that
-/// are not there.
-pub fn open(uri: &str, input: &Input, options: &Options) -> Result<Source> {
+/// No such file, a directory, an empty file, a format that is not the model's kind of input, columns that are not
+/// there, and an input that is not the one in the snapshot any more.
+pub fn open(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Source> {
     let path = uri.strip_prefix("file://").unwrap_or(uri);
     ensure!(!path.contains("://"), "input {uri:?}: expected a path, a file:// URI, or - for standard input");
     let name = if path == "-" { "standard input" } else { path };
-    Bytes::open(path, Arc::clone(&options.stop))
-        .and_then(|bytes| Source::over(name, path, bytes, input, options))
-        .with_context(|| format!("input {name}"))
+    let open = || -> Result<Source> {
+        saved.map_or(Ok(()), |saved| saved.check(path))?;
+        let bytes = Bytes::open(path, Arc::clone(&options.stop))?;
+        let mut source = Source::over(name, path, bytes, input, options)?;
+        saved.map_or(Ok(()), |saved| source.resume(saved))?;
+        Ok(source)
+    };
+    open().with_context(|| format!("input {name}"))
 }
 
 impl Source {
@@ -230,7 +240,8 @@ impl Source {
         let row = Row::default();
         let has_streams = options.stream_column.is_some();
         let (name, on_bad) = (name.into(), options.on_bad);
-        Ok(Source { name, reader, fields, row, has_streams, on_bad, rows: 0, bad: 0 })
+        let at = Position::default();
+        Ok(Source { name, reader, fields, row, has_streams, on_bad, rows: 0, bad: 0, at })
     }
 
     /// What the records are.
@@ -306,7 +317,8 @@ impl Source {
         }
     }
 
-    fn is_stopped(&self) -> bool {
+    /// Whether somebody has told it to end.
+    pub fn is_stopped(&self) -> bool {
         self.bytes().stopped()
     }
 
@@ -339,6 +351,8 @@ impl Source {
         }
         self.rows += 1;
         self.bad += 1;
+        self.row.has_time = false;
+        self.take();
         // A run does not fail for want of somebody to tell.
         let mut err = std::io::stderr();
         if self.bad <= BAD_ROWS_TOLD {
@@ -349,12 +363,32 @@ impl Source {
         Ok(())
     }
 
+    /// The lines that are read; none where there are no lines.
+    fn lines(&self) -> Option<&Lines> {
+        match &self.reader {
+            Reader::Csv(csv) => Some(&csv.lines),
+            Reader::Jsonl(jsonl) => Some(&jsonl.lines),
+            Reader::Text(lines) => Some(lines),
+            Reader::Npy(_) | Reader::Bytes(_) => None,
+        }
+    }
+
     fn bytes(&self) -> &Bytes {
         match &self.reader {
             Reader::Csv(csv) => csv.lines.bytes(),
             Reader::Jsonl(jsonl) => jsonl.lines.bytes(),
             Reader::Npy(npy) => npy.bytes(),
             Reader::Text(lines) => lines.bytes(),
+            Reader::Bytes(bytes) => bytes,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut Bytes {
+        match &mut self.reader {
+            Reader::Csv(csv) => csv.lines.bytes_mut(),
+            Reader::Jsonl(jsonl) => jsonl.lines.bytes_mut(),
+            Reader::Npy(npy) => npy.bytes_mut(),
+            Reader::Text(lines) => lines.bytes_mut(),
             Reader::Bytes(bytes) => bytes,
         }
     }

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mcedge_models::contract::Contract;
+use mcedge_runtime::snapshot::{Draft, Snapshot, SnapshotError};
 use mcedge_runtime::{
     Backend, Backlog, BlockGates, Device, Engine, EngineOptions, Error, Model, Ort, OrtOptions, Policy,
     Sample, Tract,
@@ -173,6 +174,21 @@ impl Stream {
     /// As [`Engine::roll_back`].
     pub fn roll_back(&mut self, stream: usize) -> u64 {
         over!(self, engine => engine.roll_back(stream))
+    }
+
+    /// As [`Engine::save`].
+    pub fn save(&self, draft: &mut Draft) {
+        over!(self, engine => engine.save(draft));
+    }
+
+    /// As [`Engine::restore`].
+    pub fn restore(&mut self, snapshot: &Snapshot<'_>) -> Result<(), SnapshotError> {
+        over!(self, engine => engine.restore(snapshot))
+    }
+
+    /// As [`Engine::snapshot_bytes`].
+    pub fn snapshot_bytes(&self) -> usize {
+        over!(self, engine => engine.snapshot_bytes())
     }
 
     /// As [`Engine::gates`].

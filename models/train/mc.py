@@ -2,8 +2,8 @@
 
 `Model(config)` takes the dictionary of a `config.json` and has parameters of exactly the names and shapes of
 `model.safetensors`, so `state_dict()` is the file. Covered here: memories `linear`, `dla`, `titans`; every
-aggregation of those; constant segments. Shapes in comments: B sequences, T tokens, H heads, D = H·dh model
-width, S tokens of one segment, n checkpoints, N = B·H.
+aggregation of those; windowed `attention`, which has none; constant segments. Shapes in comments: B sequences,
+T tokens, H heads, D = H·dh model width, S tokens of one segment, n checkpoints, N = B·H.
 
     model = Model(config)
     y, state = model(x)                       # x [B, T, F] f32 or [B, T] int64, y [B, T, O]
@@ -50,11 +50,42 @@ def gate(width, bias):
 # A memory has `start(B)`, the state at a stream's beginning; `write(state, k, v, q, x)`, which goes through a
 # stretch of one segment and returns the online read of every token, the final state, and (for `soup`) the
 # cacheable parameters after every token; `cached(state)`, the tensors a checkpoint keeps; and
-# `read(params, q)`, which reads stacked checkpoints.
+# `read(params, q)`, which reads stacked checkpoints. `restarts` says whether `init: restart` is for it.
+
+
+class Attention(nn.Module):
+    """Softmax attention over the last `window` tokens, this one included; it goes on through segments' ends.
+
+    State: k and v [B, H, window - 1, dh] of the tokens before, oldest first, and live [window - 1]: whether there
+    was one.
+    """
+
+    restarts = False
+
+    def __init__(self, config, heads, width):
+        super().__init__()
+        self.shape, self.window = (heads, config["window"] - 1, width), config["window"]
+
+    def start(self, batch):
+        empty = torch.zeros(batch, *self.shape)
+        return [empty, empty, torch.zeros(self.window - 1, dtype=torch.bool)]
+
+    def write(self, state, k, v, q, x, every=False):
+        before = len(state[2])
+        k, v = torch.cat([state[0], k], 2), torch.cat([state[1], v], 2)
+        live = torch.cat([state[2], torch.ones(q.shape[2], dtype=torch.bool)])
+        windows = lambda a: a.unfold(2, self.window, 1)  # [B, H, S, dh, window]
+        scores = (q.unsqueeze(3) @ windows(k)).squeeze(3) / q.shape[-1]**0.5  # [B, H, S, window]
+        weights = scores.masked_fill(~live.unfold(0, self.window, 1), float("-inf")).softmax(-1)
+        y = (windows(v) @ weights.unsqueeze(-1)).squeeze(-1)
+        last = slice(k.shape[2] - before, None)
+        return y, [k[:, :, last], v[:, :, last], live[last]], None
 
 
 class LinearMemory(nn.Module):
     """M ← M + v φ(k)ᵀ, and z ← z + φ(k) when normalized. State: m [B, H, dh, dh], z [B, H, dh]."""
+
+    restarts = True
 
     def __init__(self, config, heads, width):
         super().__init__()
@@ -99,6 +130,8 @@ class DeepMemory(nn.Module):
 
     State: weights w_j [N, out, in], then biases b_j [N, 1, out], then the momentum of each in the same order.
     """
+
+    restarts = True
 
     def __init__(self, config, heads, width, model_width):
         super().__init__()
@@ -226,8 +259,13 @@ class Block(nn.Module):
         for name in ("q", "k", "v", "u", "o") if own_query else ("q", "k", "v", "o"):
             setattr(self.mix, name, nn.Linear(model_width, model_width, bias=False))
         memory, width = config["memory"], model_width // self.heads
-        self.memory = (LinearMemory(memory, self.heads, width) if memory["kind"] == "linear" else
-                       DeepMemory(memory, self.heads, width, model_width))
+        if memory["kind"] == "attention":
+            assert self.caching["aggregation"] == "none", "attention has no checkpoints"
+            self.memory = Attention(memory, self.heads, width)
+        elif memory["kind"] == "linear":
+            self.memory = LinearMemory(memory, self.heads, width)
+        else:
+            self.memory = DeepMemory(memory, self.heads, width, model_width)
         if config.get("mlp"):
             self.mlp_norm = norm_of(config["norm"], model_width)
             self.mlp = nn.Module()
@@ -239,13 +277,17 @@ class Block(nn.Module):
         context = online[0].new_zeros(batch, self.heads, self.mix.q.weight.shape[0] // self.heads)
         return {"online": online, "context": context, "length": 0, "cache": [], "contexts": []}
 
-    def forward(self, h, state=None, capacity=None, detach=False):
+    def project(self, h):
+        """The normed input x [B, T, D], and what it makes of itself: q, k, v, u [B, H, T, dh]."""
         x = self.norm(h) if self.norm else h
         split = lambda name: getattr(self.mix, name)(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         q, k, v = split("q"), split("k"), split("v")  # [B, H, T, dh]
         if self.config.get("normalize_qk", False):
             q, k = (a / a.norm(dim=-1, keepdim=True).clamp_min(1e-6) for a in (q, k))
-        u = split("u") if hasattr(self.mix, "u") else q
+        return x, q, k, v, split("u") if hasattr(self.mix, "u") else q
+
+    def forward(self, h, state=None, capacity=None, detach=False):
+        x, q, k, v, u = self.project(h)
         state = dict(state) if state else self.start(h.shape[0])
         reads, at = [], 0
         while at < h.shape[1]:
@@ -255,12 +297,16 @@ class Block(nn.Module):
             if state["length"] == self.size:
                 self.end_segment(state, capacity, detach)
             at = to
-        y = self.mix.o(torch.cat(reads, 2).transpose(1, 2).flatten(2))
+        return self.finish(h, torch.cat(reads, 2)), state
+
+    def finish(self, h, reads):
+        """The block's output, from its input [B, T, D] and every token's read [B, H, T, dh]."""
+        y = self.mix.o(reads.transpose(1, 2).flatten(2))
         h = h + y if self.config.get("residual", True) else y
         if hasattr(self, "mlp"):
             z = self.mlp_norm(h) if self.mlp_norm else h
             h = h + self.mlp.down(F.gelu(self.mlp.up(z)))
-        return h, state
+        return h
 
     def stretch(self, state, q, k, v, u, x):
         """Writes and reads tokens inside one segment; `state` goes on. Returns [B, H, S, dh]."""
@@ -313,7 +359,7 @@ class Block(nn.Module):
             state["contexts"] = state["contexts"] + [context]
             if capacity is not None:
                 state["cache"], state["contexts"] = state["cache"][-capacity:], state["contexts"][-capacity:]
-        if self.caching["init"] == "restart":
+        if self.caching["init"] == "restart" and self.memory.restarts:
             state["online"] = self.memory.start(context.shape[0])
         elif detach:
             state["online"] = [p.detach() for p in state["online"]]
@@ -329,7 +375,9 @@ class Model(nn.Module):
             self.embed = nn.Embedding(source["vocab_size"], width)
         else:
             self.input = nn.Linear(source["size"], width)
-            self.input_mean, self.input_std = torch.tensor(source["mean"]), torch.tensor(source["std"])
+            zeros, ones = [0.0] * source["size"], [1.0] * source["size"]
+            self.input_mean = torch.tensor(source.get("mean", zeros))
+            self.input_std = torch.tensor(source.get("std", ones))
         self.blocks = nn.ModuleList(Block(block, width) for block in config["blocks"])
         if config.get("final_norm", False):
             self.norm = nn.LayerNorm(width, eps=1e-5)

@@ -4,6 +4,7 @@ use mcedge_models::Policy;
 use mcedge_models::contract::{CacheTensor, Contract};
 use mcedge_models::spec::Segmentation;
 
+pub(crate) use self::saved::SavedCheckpoints;
 pub(crate) use self::slots::Place;
 pub use self::slots::Slots;
 use self::store::Store;
@@ -13,6 +14,7 @@ use crate::backend::Buffer;
 use crate::policy::{self, Decision, Scratch};
 use crate::spill::Spilled;
 
+mod saved;
 mod slots;
 mod store;
 mod table;

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use mcedge_models::contract::Contract;
 use mcedge_models::spec::Segmentation;
 
+use crate::snapshot::{Draft, Section, SnapshotError};
+
 /// The least standard deviation of losses that a loss is measured in.
 const LEAST_DEVIATION: f64 = 1e-6;
 
@@ -27,12 +29,9 @@ pub(crate) struct Clock {
 impl Clock {
     /// The clock of a stream at its start. It allocates here and nowhere else.
     pub(crate) fn new(contract: &Contract) -> Self {
-        let window = match contract.segmentation {
-            Segmentation::Surprise { window, .. } => window,
-            Segmentation::Constant { .. } | Segmentation::Logarithmic {} => 0,
-        };
-        let losses = VecDeque::with_capacity(window);
-        Self { segmentation: contract.segmentation, tokens: 0, start: 0, losses }
+        let segmentation = contract.segmentation;
+        let losses = VecDeque::with_capacity(window(segmentation));
+        Self { segmentation, tokens: 0, start: 0, losses }
     }
 
     /// Goes back to the start of a stream.
@@ -48,6 +47,34 @@ impl Clock {
         given_up
     }
 
+    /// Writes where the stream is, for [`Clock::read`].
+    pub(crate) fn save(&self, draft: &mut Draft) {
+        draft.u64(self.tokens);
+        draft.u64(self.start);
+        draft.count(self.losses.len());
+        self.losses.iter().for_each(|&loss| draft.f64(loss));
+    }
+
+    /// What [`Clock::save`] has written of a stream of the same contract.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Content`] when it breaks an invariant, or when the online segment is longer than the rule lets
+    /// it be.
+    pub(crate) fn read(contract: &Contract, saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
+        let mut clock = Self::new(contract);
+        (clock.tokens, clock.start) = (saved.counter("tokens")?, saved.counter("the segment's start")?);
+        let longest = clock.longest();
+        if clock.tokens.checked_sub(clock.start).is_none_or(|inside| inside >= longest) {
+            let found = format!("a segment from token {} to {}", clock.start, clock.tokens);
+            return Err(saved.wrong(found, &format!("one of fewer than {longest} tokens")));
+        }
+        for _ in 0..saved.count("losses", window(clock.segmentation))? {
+            clock.losses.push_back(saved.f64("a loss")?);
+        }
+        Ok(clock)
+    }
+
     /// Tokens committed since the start of the stream.
     pub(crate) fn tokens(&self) -> u64 {
         self.tokens
@@ -60,13 +87,18 @@ impl Clock {
 
     /// The most tokens, 1 at least, that the online segment may yet take: at the last of them it ends, if not before.
     pub(crate) fn room(&self) -> usize {
+        let room = self.longest().saturating_sub(self.inside()).max(1);
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// The most tokens of a segment.
+    fn longest(&self) -> u64 {
         let longest = match self.segmentation {
             Segmentation::Constant { size } => size,
             Segmentation::Logarithmic {} => 1,
             Segmentation::Surprise { max_size, .. } => max_size,
         };
-        let room = (longest as u64).saturating_sub(self.inside()).max(1);
-        usize::try_from(room).unwrap_or(usize::MAX)
+        longest as u64
     }
 
     /// The first of the next `tokens` tokens with which the online segment ends, `0..tokens`. Nothing changes.
@@ -132,16 +164,20 @@ impl Clock {
     }
 }
 
+/// Losses that the rule looks back at.
+fn window(segmentation: Segmentation) -> usize {
+    match segmentation {
+        Segmentation::Surprise { window, .. } => window,
+        Segmentation::Constant { .. } | Segmentation::Logarithmic {} => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn clock(segmentation: Segmentation) -> Clock {
-        let window = match segmentation {
-            Segmentation::Surprise { window, .. } => window,
-            _ => 0,
-        };
-        Clock { segmentation, tokens: 0, start: 0, losses: VecDeque::with_capacity(window) }
+        Clock { segmentation, tokens: 0, start: 0, losses: VecDeque::with_capacity(window(segmentation)) }
     }
 
     /// Losses of a small positive integer each, with a spike now and then.

@@ -15,6 +15,7 @@ mod backlog;
 mod gates;
 mod graph;
 mod outputs;
+mod saved;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,8 @@ mod tests;
 ///   grow with the streams. The one exception is bounded by the contract's chunk: [`Engine::catch_up`]'s input.
 pub struct Engine<B: Backend> {
     contract: Contract,
+    /// Which model it is: [`Model`]'s.
+    digest: [u8; 32],
     streams: Streams<B::Tensor>,
     step: Graph<B>,
     chunk: Option<Graph<B>>,
@@ -74,7 +77,8 @@ impl<B: Backend> Engine<B> {
         gates::check(&contract, options.policy, &gated)?;
         let step = Graph::new(backend, &contract, &gated)?;
         let streams = Streams::new(model, step.backend(), &gated, &options)?;
-        Ok(Self { contract, streams, step, chunk: None, max_norm: options.max_norm })
+        let digest = model.digest();
+        Ok(Self { contract, digest, streams, step, chunk: None, max_norm: options.max_norm })
     }
 
     /// The same streams with a graph for [`Engine::catch_up`]: `backend` has loaded `chunk.onnx`.

@@ -14,6 +14,7 @@ mod footprint;
 mod model;
 mod policy;
 mod score;
+pub mod snapshot;
 mod spill;
 
 #[cfg(feature = "ort")]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use mcedge_models::contract::{Contract, StateTensor};
 use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
 
 use crate::Error;
 
@@ -19,6 +20,8 @@ pub struct Model {
     chunk: Option<Vec<u8>>,
     contract: Contract,
     initial: Vec<Vec<f32>>,
+    /// Of the bundle's files, as [`digest`] makes it.
+    digest: [u8; 32],
 }
 
 impl Model {
@@ -70,8 +73,10 @@ impl Model {
             None if contract.chunk > 1 => return Err(Error::NoChunk { tokens: contract.chunk }),
             None => {}
         }
-        let initial = initial_state(initial_state_bytes()?.as_ref(), &contract)?;
-        Ok(Self { step, chunk, contract, initial })
+        let initial_state_bytes = initial_state_bytes()?;
+        let initial = initial_state(initial_state_bytes.as_ref(), &contract)?;
+        let digest = digest([&step, chunk.as_deref().unwrap_or_default(), initial_state_bytes.as_ref()]);
+        Ok(Self { step, chunk, contract, initial, digest })
     }
 
     /// What the step graph takes and gives.
@@ -93,6 +98,21 @@ impl Model {
     pub fn initial(&self) -> &[Vec<f32>] {
         &self.initial
     }
+
+    /// SHA-256 of the bundle's files: which model it is.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+}
+
+/// SHA-256 of `files`, each with its length before it: no two bundles have one stream of bytes.
+fn digest(files: [&[u8]; 3]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for file in files {
+        digest.update((file.len() as u64).to_le_bytes());
+        digest.update(file);
+    }
+    digest.finalize().into()
 }
 
 /// Two graphs that share a stream's state have one contract.

@@ -1,5 +1,7 @@
 //! How surprising a sample is: a streaming robust z-score of residuals, and bits of a token.
 
+use crate::snapshot::{Draft, Section, SnapshotError};
+
 /// Scored samples whose score is 0, and whose residuals are learned from without clipping.
 const WARM_UP: u64 = 30;
 /// The memory of the running mean and scale, in samples.
@@ -69,6 +71,28 @@ impl Score {
             squares += channel.push(f64::from(r), rate, warm).powi(2);
         }
         if warm { (squares / self.channels.len() as f64).sqrt() } else { 0.0 }
+    }
+
+    /// Writes what is usual, for [`Score::read`].
+    pub fn save(&self, draft: &mut Draft) {
+        draft.u64(self.samples);
+        for channel in &self.channels {
+            draft.f64(channel.mean);
+            draft.f64(channel.scale);
+        }
+    }
+
+    /// As this score was when [`Score::save`] wrote it, of one over the same channels.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Content`] when a number is missing or not finite.
+    pub fn read(&self, saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
+        let mut score = Self { samples: saved.counter("scored samples")?, ..self.clone() };
+        for channel in &mut score.channels {
+            (channel.mean, channel.scale) = (saved.f64("a mean")?, saved.f64("a scale")?);
+        }
+        Ok(score)
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use mcedge_models::contract::Contract;
+use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 use mcedge_runtime::{Backlog as Values, Sample};
 
 use crate::forecast::Forecast;
@@ -133,6 +134,26 @@ impl Backlog {
         });
     }
 
+    /// Writes what is expected of the streams, for [`Backlog::restore`].
+    pub fn save(&self, draft: &mut Draft) {
+        self.lanes.iter().for_each(|lane| lane.forecast.save(draft));
+    }
+
+    /// Takes over what [`Backlog::save`] has written, for outputs of `size`.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Content`] when it cannot be; nothing has then changed.
+    pub fn restore(&mut self, size: usize, mut saved: Section<'_>) -> Result<(), SnapshotError> {
+        let forecasts = self.lanes.iter().map(|lane| lane.forecast.read(size, &mut saved));
+        let forecasts = forecasts.collect::<Result<Vec<_>, _>>()?;
+        saved.end()?;
+        for (lane, forecast) in self.lanes.iter_mut().zip(forecasts) {
+            lane.forecast = forecast;
+        }
+        Ok(())
+    }
+
     /// Says which streams have tokens left, in `who`, `[B]`, and how many each of them has at least; 0 when none has any.
     pub fn left(&self, who: &mut [bool]) -> usize {
         let mut least = 0;
@@ -222,7 +243,8 @@ impl Backlog {
         }
     }
 
-    fn clear(&mut self) {
+    /// Forgets the records that have come.
+    pub fn clear(&mut self) {
         self.tokens = 0;
         self.records.clear();
         self.times.clear();

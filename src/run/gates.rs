@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use mcedge_runtime::BlockGates;
+use mcedge_runtime::snapshot::Draft;
 
 use crate::Usage;
-use crate::sink::Sink;
+use crate::sink::{Saved, Sink};
 use crate::stream::Stream;
 
 /// An `.npy` of `[T, L, H, N + 1]`, for the L blocks that have gates: by age, as [`BlockGates`].
@@ -15,14 +16,14 @@ pub struct Gates {
 }
 
 impl Gates {
-    /// Opens `uri` for the gates of the only stream.
+    /// Opens `uri` for the gates of the only stream; behind those that are in it, where there is a snapshot.
     ///
     /// # Errors
     ///
     /// There are no gates, or blocks with other numbers of heads; the file cannot be written or is an input.
-    pub fn open(uri: &str, inputs: &[String], stream: &Stream) -> Result<Self> {
+    pub fn open(uri: &str, inputs: &[String], stream: &Stream, saved: Option<&Saved>) -> Result<Self> {
         let shape = shape(stream).with_context(|| format!("--gates {uri}"))?;
-        let sink = Sink::array(uri, inputs, &shape)?;
+        let sink = Sink::array(uri, inputs, &shape, saved)?;
         Ok(Gates { sink, weights: Vec::with_capacity(shape.iter().product()) })
     }
 
@@ -31,6 +32,11 @@ impl Gates {
         self.weights.clear();
         stream.gates(0).for_each(|gates| self.weights.extend_from_slice(gates.weights));
         self.sink.step(&self.weights)
+    }
+
+    /// As [`Sink::save`].
+    pub fn save(&mut self, draft: &mut Draft) -> Result<()> {
+        self.sink.save(draft)
     }
 
     /// As [`Sink::flush`].

@@ -5,19 +5,68 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use mcedge_models::contract::Input;
+use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
 use crate::Usage;
-use crate::source::{self, Fields, Next, Options, Record, Source};
+use crate::source::{self, Fields, Next, Options, Position, Record, Source};
 
 /// The inputs of a run, open.
 pub struct Inputs {
     sources: Vec<Source>,
     /// One a source: whether it has come to its end.
     ended: Vec<bool>,
-    /// The source that was asked last.
+    /// The source of the last record.
     turn: usize,
     fields: Fields,
     streams: Streams,
+    settled: Settled,
+}
+
+/// Where the inputs are between two records.
+#[derive(Clone, Default)]
+struct Settled {
+    /// One a source.
+    positions: Vec<Position>,
+    turn: usize,
+    /// Streams whose names are known.
+    names: usize,
+}
+
+/// The inputs of a run in a snapshot.
+pub struct SavedInputs {
+    /// One a source.
+    sources: Vec<source::Saved>,
+    turn: usize,
+    by_column: bool,
+    /// The streams' names.
+    names: Vec<String>,
+}
+
+impl SavedInputs {
+    /// What [`Inputs::save`] has written, of `batch` streams at most.
+    pub fn read(batch: usize, mut saved: Section<'_>) -> Result<Self, SnapshotError> {
+        let sources = (0..saved.count("inputs", batch)?).map(|_| source::Saved::read(&mut saved));
+        let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        let turn = saved.count("the turn of inputs", sources.len().saturating_sub(1))?;
+        let by_column = saved.flag("whether a column names streams")?;
+        let names = (0..saved.count("names", batch)?).map(|_| saved.text("a name").map(str::to_owned));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        saved.end()?;
+        Ok(Self { sources, turn, by_column, names })
+    }
+
+    /// Whether it is of inputs of these names, or of those of a column where there are none.
+    fn check(&self, names: &[String], inputs: usize, by_column: bool) -> Result<()> {
+        let streams = |by_column| if by_column { "named by a column" } else { "one an input" };
+        let (found, expected) = (streams(by_column), streams(self.by_column));
+        ensure!(by_column == self.by_column, "streams are {found}, in the snapshot {expected}");
+        let expected = self.sources.len();
+        ensure!(inputs == expected, "found {inputs} inputs, the snapshot is of {expected}");
+        let (found, expected) = (source::list(names), source::list(&self.names));
+        let is_told = inputs > 1 && names != self.names;
+        ensure!(!is_told, "the inputs are {found}, those of the snapshot {expected}");
+        Ok(())
+    }
 }
 
 /// The streams' names: one a source, or those that a column has named so far.
@@ -25,6 +74,8 @@ struct Streams {
     names: Vec<String>,
     /// By name, where a column names them.
     known: HashMap<String, usize>,
+    /// Whether a column names them.
+    by_column: bool,
     /// The most of them.
     batch: usize,
 }
@@ -34,8 +85,15 @@ impl Inputs {
     ///
     /// # Errors
     ///
-    /// As [`source::open`]; more inputs than streams; standard input twice; inputs whose rows are not of one kind.
-    pub fn open(uris: &[String], input: &Input, options: &Options, batch: usize) -> Result<Self> {
+    /// As [`source::open`]; more inputs than streams; standard input twice; inputs whose rows are not of one kind; others
+    /// than those of the snapshot.
+    pub fn open(
+        uris: &[String],
+        input: &Input,
+        options: &Options,
+        batch: usize,
+        saved: Option<&SavedInputs>,
+    ) -> Result<Self> {
         let (names, by_column) = (names(uris), options.stream_column.is_some());
         if let Some(name) = names.get(batch) {
             bail!(Usage(format!("input `{name}` is one too many: the bundle runs {}", side_by_side(batch))));
@@ -44,21 +102,77 @@ impl Inputs {
             uris.iter().filter(|uri| *uri == "-").count() < 2,
             Usage("there are several --input -, expected one: there is one standard input".into())
         );
-        let sources = uris.iter().map(|uri| source::open(uri, input, options)).collect::<Result<Vec<_>>>()?;
+        saved.map_or(Ok(()), |saved| saved.check(&names, uris.len(), by_column))?;
+        let sources = uris.iter().enumerate().map(|(index, uri)| {
+            let saved = saved.map(|saved| &saved.sources[index]);
+            source::open(uri, input, options, saved)
+        });
+        let sources = sources.collect::<Result<Vec<_>>>()?;
         let mut fields = sources[0].fields().clone();
         for (uri, source) in uris.iter().zip(&sources).skip(1) {
             agree(&mut fields, source.fields())
                 .with_context(|| format!("inputs {} and {uri}, whose rows go to one output", uris[0]))?;
         }
-        let names = if by_column { Vec::new() } else { names };
+        let names = match (by_column, saved) {
+            (true, Some(saved)) => saved.names.clone(),
+            (true, None) => Vec::new(),
+            (false, _) => names,
+        };
+        let known = names.iter().cloned().zip(0..).collect();
         let ended = vec![false; sources.len()];
-        Ok(Inputs {
-            sources,
-            ended,
-            turn: 0,
-            fields,
-            streams: Streams { names, known: HashMap::new(), batch },
-        })
+        let turn = saved.map_or(0, |saved| saved.turn);
+        let streams = Streams { names, known, by_column, batch };
+        let mut inputs = Inputs { sources, ended, turn, fields, streams, settled: Settled::default() };
+        inputs.settle();
+        Ok(inputs)
+    }
+
+    /// What has been taken has been run: [`Inputs::save`] saves from here.
+    pub fn settle(&mut self) {
+        let Inputs { sources, settled, .. } = self;
+        settled.positions.resize(sources.len(), Position::default());
+        for (position, source) in settled.positions.iter_mut().zip(sources) {
+            position.clone_from(source.position());
+        }
+        (settled.turn, settled.names) = (self.turn, self.streams.names.len());
+    }
+
+    /// Writes where the inputs were at the last [`Inputs::settle`], for [`SavedInputs::read`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::save`].
+    pub fn save(&mut self, draft: &mut Draft) -> Result<()> {
+        draft.count(self.sources.len());
+        for (source, position) in self.sources.iter_mut().zip(&self.settled.positions) {
+            source.save(position, draft)?;
+        }
+        draft.count(self.settled.turn);
+        draft.flag(self.streams.by_column);
+        let names = &self.streams.names[..self.settled.names];
+        draft.count(names.len());
+        names.iter().for_each(|name| draft.text(name));
+        Ok(())
+    }
+
+    /// Whether somebody has told the inputs to end.
+    pub fn is_stopped(&self) -> bool {
+        self.sources.iter().any(Source::is_stopped)
+    }
+
+    /// Where each goes on, in words.
+    pub fn places(&self) -> impl Iterator<Item = String> {
+        self.sources.iter().map(Source::place)
+    }
+
+    /// Whether one can go back in all inputs, so that nothing is lost of what was taken and is not run.
+    pub fn can_go_back(&self) -> bool {
+        self.sources.iter().all(Source::can_go_back)
+    }
+
+    /// Whether the last line of a file was taken, and has no end.
+    pub fn has_half_a_line(&self) -> bool {
+        self.sources.iter().any(|source| source.position().is_half)
     }
 
     /// What the records of all inputs are.
@@ -74,32 +188,36 @@ impl Inputs {
     /// Goes to the next record of any input, each in its turn, without a wait: as [`Source::advance`].
     pub fn advance(&mut self) -> Result<Next> {
         let mut next = Next::End;
-        for _ in 0..self.sources.len() {
-            self.turn = (self.turn + 1) % self.sources.len();
-            if self.ended[self.turn] {
+        for step in 1..=self.sources.len() {
+            let turn = (self.turn + step) % self.sources.len();
+            if self.ended[turn] {
                 continue;
             }
-            match self.sources[self.turn].advance()? {
-                Next::Record => return Ok(Next::Record),
+            match self.sources[turn].advance()? {
+                Next::Record => {
+                    self.turn = turn;
+                    return Ok(Next::Record);
+                }
                 Next::Wait => next = Next::Wait,
-                Next::End => self.ended[self.turn] = true,
+                Next::End => self.ended[turn] = true,
             }
         }
         Ok(next)
     }
 
-    /// The record that [`Inputs::advance`] came to, and its stream.
+    /// Takes the record that [`Inputs::advance`] came to, and its stream.
     ///
     /// # Errors
     ///
     /// It names a stream that is one too many.
     pub fn record(&mut self) -> Result<(usize, Record<'_>)> {
-        let record = self.sources[self.turn].record();
-        let stream = match record.stream {
+        let source = &mut self.sources[self.turn];
+        let stream = match source.record().stream {
             Some(name) => self.streams.index(name)?,
             None => self.turn,
         };
-        Ok((stream, record))
+        source.take();
+        Ok((stream, source.record()))
     }
 
     /// Bytes of all inputs, when known.

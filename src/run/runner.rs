@@ -3,15 +3,16 @@
 use std::io::Write;
 use std::time::Instant;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, bail};
 use clap::ValueEnum;
 use mcedge_models::contract::Contract;
 use mcedge_runtime as runtime;
+use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
 use super::backlog::{Backlog, Buffer};
 use super::gates::Gates;
 use crate::pace::Pace;
-use crate::sink::Sink;
+use crate::sink::{Saved, Sink};
 use crate::stream::Stream;
 
 /// The most numbers of one piece of a backlog, in and out.
@@ -50,11 +51,46 @@ pub struct Outputs {
     pub gates: Option<Gates>,
 }
 
+/// Where results went, in a snapshot.
+pub struct SavedOutputs {
+    pub sink: Saved,
+    pub gates: Option<Saved>,
+}
+
+impl SavedOutputs {
+    /// What [`Outputs::save`] has written.
+    pub fn read(mut saved: Section<'_>) -> Result<Self, SnapshotError> {
+        let sink = Saved::read(&mut saved)?;
+        let has_gates = saved.flag("whether gates are written")?;
+        let gates = has_gates.then(|| Saved::read(&mut saved)).transpose()?;
+        saved.end()?;
+        Ok(Self { sink, gates })
+    }
+
+    /// Whether a run with these flags can go on with them. Nothing changes.
+    pub fn check(&self, output: &str, gates: Option<&str>) -> Result<()> {
+        self.sink.check(output)?;
+        match (&self.gates, gates) {
+            (Some(saved), Some(gates)) => saved.check(gates),
+            (None, None) => Ok(()),
+            (Some(_), None) => bail!("the snapshot is of a run with --gates, this one is without"),
+            (None, Some(_)) => bail!("the snapshot is of a run without --gates, this one has them"),
+        }
+    }
+}
+
 impl Outputs {
     /// Hands on all that was taken: as [`Sink::flush`].
     pub fn flush(&mut self) -> Result<()> {
         self.gates.as_mut().map_or(Ok(()), Gates::flush)?;
         self.sink.flush()
+    }
+
+    /// Brings all that was taken to the disk, and writes where that is, for [`SavedOutputs::read`].
+    pub fn save(&mut self, draft: &mut Draft) -> Result<()> {
+        self.sink.save(draft)?;
+        draft.flag(self.gates.is_some());
+        self.gates.as_mut().map_or(Ok(()), |gates| gates.save(draft))
     }
 
     /// Ends the outputs: everything is in its place or the run has failed.
@@ -72,6 +108,16 @@ impl Runner {
         let who = vec![false; contract.batch];
         let (pace, piece, outputs) = (Pace::new(), Buffer::default(), Vec::new());
         Runner { stream, pace, most, who, piece, outputs, on_divergence, diverged: 0 }
+    }
+
+    /// Tokens so far, over all streams.
+    pub fn tokens(&self) -> u64 {
+        self.stream.position().0
+    }
+
+    /// The streams.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
     }
 
     /// Runs all that waits, and writes what came of it.

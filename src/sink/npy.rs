@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
+use super::target;
+
 /// Bytes before the data, enough for any count of rows.
 const HEADER_BYTES: usize = 128;
 
@@ -21,6 +23,21 @@ impl Npy {
         let mut npy = Npy { file: BufWriter::new(file), shape: shape.to_vec(), rows: 0 };
         npy.file.write_all(&npy.header())?;
         Ok(npy)
+    }
+
+    /// An array that goes on behind its first `rows` rows, in a file that ends there.
+    pub fn resume(file: File, shape: &[usize], rows: u64) -> Self {
+        Npy { file: BufWriter::new(file), shape: shape.to_vec(), rows }
+    }
+
+    /// Rows taken.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Brings what was flushed to the disk, and says how many bytes that is.
+    pub fn sync(&mut self, path: &str) -> io::Result<u64> {
+        target::sync(self.file.get_mut(), path)
     }
 
     /// Takes a row, row-major.

@@ -1,13 +1,15 @@
 //! Rows of CSV and JSON lines.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, Write};
 
+use super::target::Target;
 use super::{Layout, Row};
 
 /// Writes records in a layout.
 pub struct Table {
-    out: BufWriter<Box<dyn Write>>,
+    out: BufWriter<Target>,
     layout: Layout,
     delimiter: char,
     /// Whether rows begin with their stream.
@@ -21,29 +23,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// A CSV, with its header written.
-    pub fn csv(
-        out: BufWriter<Box<dyn Write>>,
-        layout: Layout,
-        delimiter: char,
-        streams: bool,
-    ) -> io::Result<Self> {
-        let mut table = Table::new(out, layout, delimiter, streams);
-        if streams {
-            table.cell("stream");
-        }
-        for name in table.layout.header() {
-            table.text(&name);
-        }
-        table.end_csv()?;
-        Ok(table)
-    }
-
-    pub fn jsonl(out: BufWriter<Box<dyn Write>>, layout: Layout, streams: bool) -> Self {
-        Table::new(out, layout, ',', streams)
-    }
-
-    fn new(out: BufWriter<Box<dyn Write>>, layout: Layout, delimiter: char, streams: bool) -> Self {
+    /// No rows yet, and no header.
+    pub fn new(out: BufWriter<Target>, layout: Layout, delimiter: char, streams: bool) -> Self {
         let keys = match &layout {
             Layout::Forecast { channels: names, .. } | Layout::Classes { labels: names, .. } => {
                 names.as_slice()
@@ -54,8 +35,20 @@ impl Table {
         Table { out, layout, delimiter, streams, keys, row: String::new(), shares: Vec::new() }
     }
 
+    /// Writes a CSV's header: [`Layout::columns`].
+    pub fn header(&mut self, columns: String) -> io::Result<()> {
+        self.row = columns;
+        self.row.push('\n');
+        self.end()
+    }
+
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+
+    /// Brings what was flushed to the disk: as [`Target::sync`].
+    pub fn sync(&mut self, path: &str) -> io::Result<Option<u64>> {
+        self.out.get_mut().sync(path)
     }
 
     pub fn csv_row(&mut self, row: &Row) -> io::Result<()> {
@@ -159,11 +152,7 @@ impl Table {
     }
 
     fn text(&mut self, text: &str) {
-        if text.contains(['"', '\n', '\r', ',', ';', '\t']) {
-            self.cell(format_args!("\"{}\"", text.replace('"', "\"\"")));
-        } else {
-            self.cell(text);
-        }
+        self.cell(quoted(text));
     }
 
     fn numbers(&mut self, numbers: &[f32]) {
@@ -211,7 +200,15 @@ impl Layout {
         matches!(self, Layout::Surprise { text: true, .. })
     }
 
-    /// Names of a CSV's columns.
+    /// Names of a CSV's columns, as they stand in its header; with the stream before them where there are several.
+    pub fn columns(&self, delimiter: char, streams: bool) -> String {
+        let stream = streams.then(|| "stream".to_owned());
+        let names: Vec<String> =
+            stream.into_iter().chain(self.header()).map(|name| quoted(&name).into_owned()).collect();
+        names.join(&delimiter.to_string())
+    }
+
+    /// Names of a CSV's columns, but for the stream.
     fn header(&self) -> Vec<String> {
         let first = match self.time() {
             _ if self.is_text() => "line",
@@ -238,6 +235,14 @@ impl Layout {
             }
         }
         header
+    }
+}
+
+/// A cell of text, in quotes where it needs them.
+fn quoted(text: &str) -> Cow<'_, str> {
+    match text.contains(['"', '\n', '\r', ',', ';', '\t']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")).into(),
+        false => text.into(),
     }
 }
 

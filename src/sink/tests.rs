@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use std::io::Write;
+
 use super::*;
 
 /// A folder that goes when the test ends.
@@ -173,7 +175,7 @@ fn rows_of_several_streams_begin_with_their_stream() {
 fn an_array_may_have_more_axes() {
     let folder = Folder::new("axes");
     let path = folder.path("gates.npy");
-    let mut sink = Sink::array(&path, &[], &[2, 1, 3]).unwrap();
+    let mut sink = Sink::array(&path, &[], &[2, 1, 3], None).unwrap();
     sink.step(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
     sink.flush().unwrap();
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 1, 3), }";
@@ -186,7 +188,8 @@ fn an_output_that_cannot_be_says_why_and_spares_what_is_there() {
     let input = folder.path("in.csv");
     let check = |path: &str, format: Option<Format>, expected: &str| {
         let layout = Layout::Values { size: 1, time: false };
-        let options = Options { inputs: &["-".into(), format!("file://{input}")], format, streams: false };
+        let options =
+            Options { inputs: &["-".into(), format!("file://{input}")], format, streams: false, saved: None };
         let err = Sink::open(path, &options, layout, 1).err().expect(expected);
         let name = if path == "-" { "standard output" } else { path };
         assert_eq!(format!("{err:#}"), format!("output {name}: {expected}"));
@@ -222,8 +225,9 @@ impl Write for Gone {
 #[test]
 fn a_reader_who_has_gone_is_told_from_a_failure() {
     let layout = Layout::Values { size: 1, time: false };
-    let table = Table::jsonl(BufWriter::new(Box::new(Gone)), layout.clone(), false);
-    let mut sink = Sink { name: "standard output".into(), writer: Writer::Jsonl(table) };
+    let table = Table::new(BufWriter::new(Target::Stream(Box::new(Gone))), layout.clone(), ',', false);
+    let mut sink =
+        Sink { shape: String::new(), name: "standard output".into(), writer: Writer::Jsonl(table) };
     sink.row(&Row { output: &[1.0], ..Row::default() }).unwrap();
     let err = sink.flush().unwrap_err();
     assert!(is_broken_pipe(&err.context("run")));

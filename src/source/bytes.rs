@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,8 @@ use std::time::Duration;
 use std::{iter, mem, thread};
 
 use anyhow::{Context, Result, bail, ensure};
+
+use super::saved;
 
 /// The most bytes that a line may have, its newline included.
 pub const LINE_MAX: usize = 1 << 20;
@@ -37,9 +39,14 @@ struct Feed {
 
 enum Origin {
     /// Has an answer at once.
-    File(Box<dyn Read>),
+    File(Box<dyn Seekable>),
     Live(Live),
 }
+
+/// What has an answer at once and can be gone back in.
+trait Seekable: Read + Seek {}
+
+impl<R: Read + Seek> Seekable for R {}
 
 /// A stream that may say nothing for hours: a thread reads it, so that a wait can be given up.
 struct Live {
@@ -105,7 +112,7 @@ impl Bytes {
     }
 
     /// Bytes that are there for the asking, `total` of them.
-    pub fn file(reader: impl Read + 'static, total: Option<u64>, stop: Arc<AtomicBool>) -> Self {
+    pub fn file(reader: impl Read + Seek + 'static, total: Option<u64>, stop: Arc<AtomicBool>) -> Self {
         Self::new(Origin::File(Box::new(reader)), total, stop)
     }
 
@@ -125,6 +132,30 @@ impl Bytes {
 
     pub fn consumed(&self) -> u64 {
         self.reader.get_ref().count - self.reader.buffer().len() as u64
+    }
+
+    /// Whether one can go back in it: a file whose length is known.
+    pub fn can_seek(&self) -> bool {
+        self.total.is_some() && matches!(self.reader.get_ref().from, Origin::File(_))
+    }
+
+    /// Goes to the byte at `offset`.
+    pub fn go_to(&mut self, offset: u64) -> Result<()> {
+        let Origin::File(file) = &mut self.reader.get_mut().from else { bail!("cannot be gone back in") };
+        file.seek(SeekFrom::Start(offset))?;
+        self.reader.consume(self.reader.buffer().len());
+        self.reader.get_mut().count = offset;
+        Ok(())
+    }
+
+    /// As [`saved::checksums`].
+    pub fn checksums(&mut self, offset: u64) -> Result<[u32; 2]> {
+        let Feed { from, count } = self.reader.get_mut();
+        let Origin::File(file) = from else { bail!("cannot be gone back in") };
+        let checksums = saved::checksums(file, offset);
+        // The buffered bytes end where reading goes on.
+        file.seek(SeekFrom::Start(*count))?;
+        Ok(checksums?)
     }
 
     pub fn stopped(&self) -> bool {
@@ -286,6 +317,23 @@ impl Lines {
 
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut Bytes {
+        &mut self.bytes
+    }
+
+    /// Goes to the byte at `offset`, with which line `line` ends.
+    pub fn go_to(&mut self, offset: u64, line: u64) -> Result<()> {
+        self.bytes.go_to(offset)?;
+        self.line.clear();
+        (self.number, self.again) = (line, false);
+        Ok(())
+    }
+
+    /// Whether the current line is one that has no end yet.
+    pub fn is_half(&self) -> bool {
+        !self.line.is_empty() && !self.line.ends_with(b"\n")
     }
 
     /// The current line with its newline; the last one of a file may have none.

@@ -95,6 +95,16 @@ impl Npy {
         &self.bytes
     }
 
+    pub fn bytes_mut(&mut self) -> &mut Bytes {
+        &mut self.bytes
+    }
+
+    /// Goes to the byte at `offset`, with which row `rows` ends.
+    pub fn go_to(&mut self, offset: u64, rows: u64) -> Result<()> {
+        self.read = rows;
+        self.bytes.go_to(offset)
+    }
+
     pub fn would_wait(&mut self) -> bool {
         self.read < self.rows && self.bytes.would_wait(Need::Bytes(self.row.len()))
     }

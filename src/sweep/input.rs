@@ -41,7 +41,7 @@ pub fn read(uri: &str, reading: &Reading, contract: &Contract) -> Result<Vec<Seq
     if let Some(text) = answers::text(uri, reading.format)? {
         return answers::read(&text, contract).with_context(|| format!("input {uri}"));
     }
-    let mut source = source::open(uri, &contract.input, &reading.options(std::sync::Arc::default()))?;
+    let mut source = source::open(uri, &contract.input, &reading.options(std::sync::Arc::default()), None)?;
     let mut values = match contract.input {
         Input::Features { .. } => Values::Features(Vec::new()),
         Input::Tokens { .. } => Values::Tokens(Vec::new()),

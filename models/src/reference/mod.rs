@@ -99,7 +99,7 @@ pub enum ReferenceError {
 /// Runs one stream from its start and returns `[T, O]`.
 ///
 /// `cache` says how many checkpoints every block keeps, and what goes when there is one more. A block that
-/// [`collapses`](crate::collapses) keeps all: there the function of all checkpoints costs no more than that of none.
+/// [`collapses`] keeps all: there the function of all checkpoints costs no more than that of none.
 ///
 /// # Errors
 ///

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::snapshot::{Draft, Section, SnapshotError};
+
 /// The checkpoints of one stream: which slots are live, how old each is, how many tokens it stands for and where in the
 /// stream these end.
 ///
@@ -138,6 +140,55 @@ impl Slots {
     /// Notes that loss.
     pub(crate) fn set_loss(&mut self, position: usize, loss: f64) {
         self.notes[self.by_age[position]].loss = Some(loss);
+    }
+
+    /// Writes all of it, for [`Slots::read`].
+    pub(crate) fn save(&self, draft: &mut Draft) {
+        draft.u64(self.pushed);
+        draft.count(self.len());
+        for slot in self.by_age() {
+            draft.count(slot);
+            let Note { tokens, end, mass, weight, loss: _ } = self.notes[slot];
+            [tokens, end].into_iter().for_each(|count| draft.u64(count));
+            [mass, weight].into_iter().for_each(|sum| draft.f64(sum));
+        }
+    }
+
+    /// What [`Slots::save`] has written of a stream with as much room.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Content`] when it breaks an invariant.
+    pub(crate) fn read(capacity: usize, saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
+        let mut slots = Self::new(capacity);
+        slots.pushed = saved.counter("checkpoints made")?;
+        let live = saved.count("live checkpoints", capacity)?;
+        if slots.pushed < live as u64 {
+            return Err(
+                saved.wrong(format!("{} checkpoints made", slots.pushed), &format!("{live} at least"))
+            );
+        }
+        let mut last_end = 0;
+        for _ in 0..live {
+            let slot = saved.count("a slot", live - 1)?;
+            if slots.notes[slot].tokens != 0 {
+                return Err(saved.wrong(format!("slot {slot} twice"), "each once"));
+            }
+            let (tokens, end) =
+                (saved.counter("a checkpoint's tokens")?, saved.counter("a checkpoint's end")?);
+            if tokens == 0 || tokens > end || end <= last_end {
+                let found = format!("a checkpoint of {tokens} tokens that ends with token {end}");
+                return Err(
+                    saved.wrong(found, &format!("one of a token at least, which ends after {last_end}"))
+                );
+            }
+            let (mass, weight) = (saved.f64("a checkpoint's gates")?, saved.f64("a checkpoint's weight")?);
+            // What two would lose as one is computed again.
+            slots.notes[slot] = Note { tokens, end, mass, weight, loss: None };
+            slots.by_age.push_back(slot);
+            last_end = end;
+        }
+        Ok(slots)
     }
 
     /// Forgets every checkpoint.

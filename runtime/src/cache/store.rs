@@ -19,7 +19,7 @@ pub(crate) struct Store<T> {
     pub(super) spilled: Option<Spilled>,
     pub(super) tensors: Vec<T>,
     pub(super) steps: Vec<T>,
-    layouts: Vec<Layout>,
+    pub(super) layouts: Vec<Layout>,
 }
 
 /// A checkpoint that is being made, of a segment of one stream.
@@ -35,12 +35,12 @@ pub(crate) struct New<'a, T> {
 }
 
 /// Where a slot lies in a cache tensor `[B · rows, capacity, inner]`, row-major, and what goes into it.
-struct Layout {
+pub(super) struct Layout {
     /// Rows of one stream.
-    rows: usize,
-    capacity: usize,
-    inner: usize,
-    is_quantised: bool,
+    pub(super) rows: usize,
+    pub(super) capacity: usize,
+    pub(super) inner: usize,
+    pub(super) is_quantised: bool,
     is_context: bool,
     merge: Merge,
 }

@@ -89,6 +89,11 @@ impl Gates {
         }
     }
 
+    /// The weights of a stream, `[H, capacity + 1]`, to write.
+    pub(super) fn weights_mut(&mut self, stream: usize, batch: usize) -> &mut [f32] {
+        super::part_mut(&mut self.weights, stream, batch)
+    }
+
     pub(super) fn clear(&mut self, stream: usize, batch: usize) {
         super::part_mut(&mut self.weights, stream, batch).fill(0.0);
     }

@@ -13,6 +13,8 @@ use crate::clock::Clock;
 use crate::spill::{self, Spilled};
 use crate::{Error, Model};
 
+mod saved;
+
 /// The memory of B streams.
 ///
 /// # Invariants

@@ -29,8 +29,8 @@ pub struct Footprint {
     /// `step.onnx` and, where it is loaded, `chunk.onnx`: nearly all weights.
     pub weights: usize,
     /// What the engine holds of all streams besides state and cache, for each graph: `present.*`, and `input`, `output`,
-    /// gates and losses of its longest run; and for all graphs the state's start, gates by age and what is noted of each
-    /// checkpoint.
+    /// gates and losses of its longest run; and for all graphs the state's start, the last that is known to be
+    /// good, gates by age and what is noted of each checkpoint.
     pub buffers: usize,
     /// What is used for one stream after the other: memory to work in of the kernels, one a block and graph, and of the
     /// policy.
@@ -98,10 +98,12 @@ fn run_bytes(contract: &Contract, tokens: usize) -> usize {
 
 /// What an engine holds of all streams whatever its graphs are.
 fn engine_bytes(contract: &Contract) -> usize {
-    let start: usize = contract.state.iter().map(state_bytes).sum();
+    let state: usize = contract.state.iter().map(state_bytes).sum();
+    let start_and_good = 2 * state;
     // The lengths of a stream's segment and of its cache.
     let lengths = 2 * WORD;
-    start + contract.batch * (gates(contract) * NUMBER + slots(contract) * Slots::BYTES_A_SLOT + lengths)
+    start_and_good
+        + contract.batch * (gates(contract) * NUMBER + slots(contract) * Slots::BYTES_A_SLOT + lengths)
 }
 
 fn policy_bytes(contract: &Contract) -> usize {

@@ -188,7 +188,8 @@ fn an_output_that_cannot_be_says_why_and_spares_what_is_there() {
     let input = folder.path("in.csv");
     let check = |path: &str, format: Option<Format>, expected: &str| {
         let layout = Layout::Values { size: 1, time: false };
-        let options = Options { inputs: &["-".into(), format!("file://{input}")], format, streams: false };
+        let options =
+            Options { inputs: &["-".into(), format!("file://{input}")], format, streams: false, saved: None };
         let err = Sink::open(path, &options, layout, 1).err().expect(expected);
         let name = if path == "-" { "standard output" } else { path };
         assert_eq!(format!("{err:#}"), format!("output {name}: {expected}"));

@@ -367,7 +367,7 @@ fn what_is_no_file_says_so() {
     let directory = std::env::temp_dir();
     let directory = directory.to_str().expect("a path that is text");
     let check = |uri: &str, expected: &str| {
-        let err = open(uri, &tokens(256), &Options::default()).err().expect(expected);
+        let err = open(uri, &tokens(256), &Options::default(), None).err().expect(expected);
         assert_eq!(format!("{err:#}"), expected);
     };
     check(directory, &format!("input {directory}: is a directory, expected a file"));
@@ -643,7 +643,7 @@ fn real_recordings_are_read() {
     let check = |file: &str, input: &Input, rows: usize, time: bool| {
         let path = data.join(file);
         let mut source =
-            open(path.to_str().expect("a path that is text"), input, &Options::default()).unwrap();
+            open(path.to_str().expect("a path that is text"), input, &Options::default(), None).unwrap();
         assert_eq!(source.fields().time, time, "{file}");
         assert_eq!(read_all(&mut source).unwrap().len(), rows, "{file}");
         assert_eq!(Some(source.bytes_read()), source.bytes_total(), "{file}");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
 
 mod models;
+mod state;
 mod streams;
 
 use std::collections::BTreeMap;

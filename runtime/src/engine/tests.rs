@@ -7,6 +7,7 @@ mod chunks;
 mod diverging;
 mod graphs;
 mod naive;
+mod saved;
 mod streams;
 mod toy;
 

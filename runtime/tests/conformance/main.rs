@@ -10,6 +10,7 @@
 
 mod models;
 mod paths;
+mod saved;
 mod table;
 
 use mcedge_export::Options;

@@ -66,7 +66,7 @@ pub fn run(model: &Model, path: Path, inputs: &[Samples], random: &mut Random) -
     }
 }
 
-fn engine<B: Backend>(model: &Model, step: B, chunks: Option<B>) -> Engine<B> {
+pub fn engine<B: Backend>(model: &Model, step: B, chunks: Option<B>) -> Engine<B> {
     let engine = Engine::new(model, step, EngineOptions::default()).unwrap();
     match chunks {
         Some(chunks) => engine.with_chunks(chunks).unwrap(),

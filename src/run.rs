@@ -115,6 +115,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let model = Model::open(&args.bundle.directory(|options| args.ask(options))?)?;
     let stream = Stream::open(&model, args.backend, &args.placement(), args.engine(model.contract())?)?;
     let mut flow = args.open(&model, stream, state.as_mut())?;
+    if let Some(state) = &mut state {
+        state.begin(&flow);
+    }
     let progress = if args.quiet { ProgressBar::hidden() } else { progress(&flow.inputs, &args.output) };
     let result = drain(&mut flow, state.as_mut(), &progress);
     progress.finish_and_clear();
@@ -222,6 +225,19 @@ impl Args {
         ensure!(self.spill.is_none() || self.state.state.is_none(), both);
         let is_output = |gates: &String| *gates == self.output || sink::is_same_file(gates, &self.output);
         ensure!(!self.gates.as_ref().is_some_and(is_output), usage("--gates and --output are the same file"));
+        let state = self.state.state.as_ref().map(|path| path.to_string_lossy());
+        let files = self.input.iter().chain([&self.output]).chain(&self.gates);
+        let is_state = |file: &String| {
+            state.as_ref().is_some_and(|state| sink::is_same_file(state, file) || state == file)
+        };
+        let taken = files.into_iter().find(|file| is_state(file));
+        ensure!(
+            taken.is_none(),
+            Usage(format!(
+                "--state {}: is an input or an output of the run",
+                taken.map_or("", String::as_str)
+            ))
+        );
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! Runs a Memory-Caching bundle sample by sample.
 //!
 //! A bundle becomes a [`Model`], a [`Backend`] loads its step graph, and an [`Engine`] owns everything that the
-//! stream remembers: state, [`CheckpointCache`] and position.
+//! stream remembers: state, [`CheckpointCache`] and position. A [`snapshot`] of it is a file from which another engine
+//! goes on, bit for bit.
 //!
 //! This crate opens no device, starts no thread and reads no clock.
 

@@ -142,11 +142,16 @@ impl State {
         Ok(Some(loaded.bytes))
     }
 
+    /// Counts time and tokens from here on.
+    pub fn begin(&mut self, flow: &Flow) {
+        self.last = (Instant::now(), flow.runner.tokens());
+    }
+
     /// Makes a snapshot if it is time for one. What has been taken has been run and written.
     pub fn keep_if_due(&mut self, flow: &mut Flow) {
         let (time, tokens) = self.last;
         let is_due = match self.every {
-            Every::Tokens(count) => flow.runner.tokens().saturating_sub(tokens) >= count,
+            Every::Tokens(count) => flow.runner.tokens() - tokens >= count,
             Every::Time(every) => time.elapsed() >= every,
         };
         if is_due {

@@ -5,6 +5,7 @@
 mod budget;
 mod models;
 mod policies;
+mod state;
 mod streams;
 mod sweep;
 
@@ -13,8 +14,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use mcedge_models::spec::Spec;
 use mcedge_models::Weights;
+use mcedge_models::spec::Spec;
 use mcedge_runtime::OnnxRuntime;
 
 const TELEMETRY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/host-telemetry-linear-ssc");

@@ -39,7 +39,8 @@ impl<T: Buffer> CheckpointCache<T> {
         }
     }
 
-    /// What [`CheckpointCache::save`] has written of a stream of the same contract. Nothing changes.
+    /// What [`CheckpointCache::save`] has written of a stream of the same contract and so many tokens. Nothing
+    /// changes.
     ///
     /// # Errors
     ///
@@ -47,9 +48,10 @@ impl<T: Buffer> CheckpointCache<T> {
     pub(crate) fn read<'a>(
         &self,
         stream: usize,
+        stream_tokens: u64,
         saved: &mut Section<'a>,
     ) -> Result<SavedCheckpoints<'a>, SnapshotError> {
-        let slots = Slots::read(self.streams[stream].capacity(), saved)?;
+        let slots = Slots::read(self.streams[stream].capacity(), stream_tokens, saved)?;
         let live = slots.len();
         let tensors = self.store.tensors.iter().zip(&self.store.layouts).map(|(tensor, layout)| {
             let elements = layout.rows * live * layout.inner;

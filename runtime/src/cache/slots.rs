@@ -21,7 +21,7 @@ pub struct Slots {
 ///
 /// # Invariants
 ///
-/// - `0 < tokens <= end`, and `end` grows from each checkpoint to the next younger one.
+/// - `0 < tokens <= end`, and the tokens of each checkpoint end before those of the next younger one begin.
 /// - `loss` is what both checkpoints' tensors say as they are now, or `None`: it can always be computed again. Of the
 ///   youngest, which has no younger neighbour, it is `None`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -154,12 +154,16 @@ impl Slots {
         }
     }
 
-    /// What [`Slots::save`] has written of a stream with as much room.
+    /// What [`Slots::save`] has written of a stream of so many tokens with as much room.
     ///
     /// # Errors
     ///
     /// [`SnapshotError::Content`] when it breaks an invariant.
-    pub(crate) fn read(capacity: usize, saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
+    pub(crate) fn read(
+        capacity: usize,
+        stream_tokens: u64,
+        saved: &mut Section<'_>,
+    ) -> Result<Self, SnapshotError> {
         let mut slots = Self::new(capacity);
         slots.pushed = saved.counter("checkpoints made")?;
         let live = saved.count("live checkpoints", capacity)?;
@@ -176,11 +180,11 @@ impl Slots {
             }
             let (tokens, end) =
                 (saved.counter("a checkpoint's tokens")?, saved.counter("a checkpoint's end")?);
-            if tokens == 0 || tokens > end || end <= last_end {
+            let is_behind = end.checked_sub(last_end).is_some_and(|most| (1..=most).contains(&tokens));
+            if !is_behind || end > stream_tokens {
                 let found = format!("a checkpoint of {tokens} tokens that ends with token {end}");
-                return Err(
-                    saved.wrong(found, &format!("one of a token at least, which ends after {last_end}"))
-                );
+                let expected = format!("one of tokens from {last_end} to {stream_tokens}, one at least");
+                return Err(saved.wrong(found, &expected));
             }
             let (mass, weight) = (saved.f64("a checkpoint's gates")?, saved.f64("a checkpoint's weight")?);
             // What two would lose as one is computed again.

@@ -8,6 +8,7 @@ mod diverging;
 mod graphs;
 mod naive;
 mod policies;
+mod saved;
 mod streams;
 mod toy;
 

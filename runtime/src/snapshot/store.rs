@@ -146,7 +146,8 @@ pub struct Loaded {
 pub struct Store<D> {
     disk: D,
     path: PathBuf,
-    /// Whether what is at `path` is known to be whole: nothing else may become the generation before the last.
+    /// Whether what is at `path`, if anything is, is known to be whole: nothing else may become the generation before
+    /// the last.
     stands: bool,
 }
 
@@ -200,11 +201,10 @@ impl<D: Disk> Store<D> {
         }
         if self.stands {
             match self.disk.rename(&last, &previous) {
-                // Somebody has removed it.
+                // A save that failed after this has moved it already, or somebody has removed it.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 moved => moved.map_err(io_error("rename", &last))?,
             }
-            self.stands = false;
         }
         self.disk.rename(&new, &last).map_err(io_error("rename", &new))?;
         self.stands = true;

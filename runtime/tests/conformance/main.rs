@@ -11,6 +11,7 @@
 mod models;
 mod paths;
 mod policies;
+mod saved;
 mod table;
 
 use mcedge_export::Options;

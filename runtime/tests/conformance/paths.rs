@@ -82,7 +82,7 @@ pub fn run_with(
     }
 }
 
-fn engine<B: Backend>(keeping: EngineOptions, model: &Model, step: B, chunks: Option<B>) -> Engine<B> {
+pub fn engine<B: Backend>(keeping: EngineOptions, model: &Model, step: B, chunks: Option<B>) -> Engine<B> {
     let engine = Engine::new(model, step, keeping).unwrap();
     match chunks {
         Some(chunks) => engine.with_chunks(chunks).unwrap(),

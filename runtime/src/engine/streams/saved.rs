@@ -54,7 +54,7 @@ impl<T: Buffer> Streams<T> {
         };
         let (past, good) = (state()?, state()?);
         let has_gone_back = saved.flag("whether it has gone back")?;
-        let checkpoints = self.cache.read(stream, &mut saved)?;
+        let checkpoints = self.cache.read(stream, clock.tokens(), &mut saved)?;
         let weights = |stream| self.gates.iter().map(move |gates| gates.of(stream, batch).weights.len());
         let gates = weights(stream).map(|weights| saved.cells::<f32>("gates", weights));
         let gates = gates.collect::<Result<_, _>>()?;

@@ -5,7 +5,7 @@ use super::*;
 use crate::Policy;
 
 /// Two streams under every policy, in caches of few and of many checkpoints, and in a part of one.
-fn setups_of_policies() -> Vec<Setup> {
+pub fn setups_of_policies() -> Vec<Setup> {
     let mut setups = Vec::new();
     let sizes = [(1, None), (2, None), (3, None), (8, None), (8, Some(3)), (5, Some(9)), (3, Some(0))];
     for policy in Policy::ALL {

@@ -10,7 +10,7 @@ use mcedge_models::contract::Contract;
 use mcedge_runtime::snapshot::{Draft, Snapshot, SnapshotError};
 use mcedge_runtime::{
     Backend, Backlog, BlockGates, Device, Engine, EngineOptions, Error, Model, Ort, OrtOptions, Policy,
-    Sample, Tract,
+    RolledBack, Sample, Tract,
 };
 
 /// Where a graph runs.
@@ -172,7 +172,7 @@ impl Stream {
     }
 
     /// As [`Engine::roll_back`].
-    pub fn roll_back(&mut self, stream: usize) -> u64 {
+    pub fn roll_back(&mut self, stream: usize) -> RolledBack {
         over!(self, engine => engine.roll_back(stream))
     }
 

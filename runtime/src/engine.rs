@@ -6,6 +6,7 @@ use mcedge_models::contract::{Contract, Input};
 pub use self::backlog::Backlog;
 pub use self::gates::BlockGates;
 use self::graph::Graph;
+pub use self::streams::RolledBack;
 use self::streams::Streams;
 use crate::backend::{Backend, Buffer, Cells, CellsMut};
 use crate::cache::CheckpointCache;
@@ -46,7 +47,7 @@ pub struct EngineOptions {
     /// The most checkpoints that a stream keeps, where that is less than the contract's capacity; 0 keeps none.
     pub slots: Option<usize>,
     /// The largest norm of a state tensor or of an output before the stream counts as diverging; without, only numbers that
-    /// are not finite do.
+    /// are not finite do. With it every token is stepped: a chunk does not tell the states inside of it.
     pub max_norm: Option<f32>,
     /// Where memories go that RAM has no room for; all stay in RAM without.
     pub spill: Option<Spill>,
@@ -153,12 +154,12 @@ impl<B: Backend> Engine<B> {
         self.streams.reset(stream);
     }
 
-    /// Takes stream `stream`, `0..B`, back to what it was at the end of its last segment, after it has [diverged](Error::Diverged):
-    /// its state goes back, its checkpoints stay, a new segment begins. Going back twice within a segment takes the state
-    /// to its start, for the end of that segment was no good. The tokens lost from memory.
+    /// Takes stream `stream`, `0..B`, back to what it was at the end of its last segment, after it has
+    /// [diverged](Error::Diverged): its state goes back, its checkpoints stay, a new segment begins. What goes back for the
+    /// 17th time without having ended a segment goes to its start, for the end of that segment was no good.
     ///
     /// The position goes on: the tokens have been given and answered.
-    pub fn roll_back(&mut self, stream: usize) -> u64 {
+    pub fn roll_back(&mut self, stream: usize) -> RolledBack {
         self.streams.roll_back(stream)
     }
 

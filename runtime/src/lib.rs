@@ -26,7 +26,7 @@ pub use backend::ort_library::OnnxRuntime;
 pub use backend::tract::Tract;
 pub use backend::{Backend, Buffer, Cells, CellsMut, Element};
 pub use cache::{CheckpointCache, Slots, cache_bytes};
-pub use engine::{Backlog, BlockGates, Engine, EngineOptions, Sample};
+pub use engine::{Backlog, BlockGates, Engine, EngineOptions, RolledBack, Sample};
 pub use error::Error;
 pub use footprint::{Footprint, checkpoint_bytes};
 pub use mcedge_kernel::Isa;

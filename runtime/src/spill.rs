@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use mcedge_models::Policy;
 use mcedge_models::contract::{BlockFunction, CacheTensor, Contract};
-use mcedge_models::spec::Aggregation;
+use mcedge_models::spec::{Aggregation, Segmentation};
 
 use crate::Error;
 use crate::backend::{Buffer, CellsMut};
@@ -21,8 +21,10 @@ pub struct Spill {
     pub resident_bytes: usize,
 }
 
-/// The most checkpoints that the making of one touches: two that become one, and one that moves.
-const CHECKPOINTS: usize = 4;
+/// The most checkpoints that the making of one touches: two that become one, and two that move.
+const TOUCHED: usize = 4;
+/// As many become one at once under logarithmic segments, at most: their tokens double.
+const TOUCHED_TWINS: usize = 64;
 /// What a run may touch is this part of the budget, so that several of them share what they read.
 const RUNS: usize = 4;
 /// Linux maps up to so many bytes around a page that is missed, where the file's are in its cache.
@@ -125,13 +127,17 @@ impl Spilled {
     ) -> Result<Self, Error> {
         let in_ram = contract.cache.iter().map(|cache| bytes_in_ram(contract, cache)).sum();
         let most = spill.resident_bytes.saturating_sub(in_ram);
+        let most_made = match contract.segmentation {
+            Segmentation::Logarithmic {} => TOUCHED + TOUCHED_TWINS,
+            Segmentation::Constant { .. } | Segmentation::Surprise { .. } => TOUCHED,
+        };
         let (mut token, mut checkpoint, mut all) = (0, 0, 0);
         for cache in contract.cache.iter().filter(|cache| is_spilled(contract, cache)) {
             let inner = cache.shape[cache.slot_axis + 1..].iter().product::<usize>() * cache.dtype.size();
             let rows: usize = cache.shape[..cache.slot_axis].iter().product();
             let memory = inner + 2 * AROUND;
             token += rows * memory * most_read(contract, cache);
-            checkpoint += rows * memory * CHECKPOINTS;
+            checkpoint += rows * memory * most_made;
             all += rows * contract.capacity * inner;
         }
         if all <= most {

@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Error, Result, bail};
 use clap::ValueEnum;
 use mcedge_models::contract::Contract;
-use mcedge_runtime as runtime;
 use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
+use mcedge_runtime::{self as runtime, RolledBack};
 
 use super::backlog::{Backlog, Buffer};
 use super::gates::Gates;
@@ -160,13 +160,16 @@ impl Runner {
         backlog: &mut Backlog,
         outputs: &mut Outputs,
     ) -> Result<()> {
-        let lost = self.stream.roll_back(stream);
+        let back = match self.stream.roll_back(stream) {
+            RolledBack::ToSegment { tokens } => format!("rolled back by {tokens} tokens"),
+            RolledBack::ToStart => "rolled back to the start, after so many".to_owned(),
+        };
         self.diverged += 1;
         // A run does not fail for want of somebody to tell.
         let mut err = std::io::stderr();
         if self.diverged <= DIVERGED_TOLD {
             let row = backlog.next_index(stream);
-            let _ = writeln!(err, "mcedge: no answer to row {row}: {error:#}; rolled back by {lost} tokens");
+            let _ = writeln!(err, "mcedge: no answer to row {row}: {error:#}; {back}");
         } else if self.diverged == DIVERGED_TOLD + 1 {
             let _ = writeln!(err, "mcedge: further rows without an answer are only counted");
         }

@@ -120,7 +120,7 @@ fn a_stream_that_fails_is_named() {
 #[test]
 fn a_sample_that_diverges_has_no_answer_and_the_stream_goes_on() {
     let huge = ROW.replace("0.1", "3e38");
-    // Segments have 8 tokens: back to token 8, then to 16 and, still inside of that segment, to the start.
+    // Segments have 8 tokens: back to where the segment of each began, twice to that of one.
     let mut all = vec![ROW; 40];
     (all[13], all[19], all[21]) = (&huge, &huge, &huge);
     let input = file("huge-now-and-then.csv", format!("{HEADER}\n{}\n", all.join("\n")));

@@ -22,7 +22,8 @@ impl<B: Backend> Engine<B> {
     ///
     /// Tokens run together where [`Engine::with_chunks`] has given a graph for it, but for what ends a segment of any
     /// stream in between, and never more of them than the contract's chunk. Where segments end by surprise, it may run
-    /// tokens in vain: those after one that ends a segment are run again.
+    /// tokens in vain: those after one that ends a segment are run again. With [`EngineOptions::max_norm`](crate::EngineOptions)
+    /// every token is a step.
     ///
     /// # Errors
     ///
@@ -103,7 +104,8 @@ impl<B: Backend> Engine<B> {
         let batch = self.contract.batch;
         let mut tokens =
             most.min(self.contract.chunk).min(self.streams.room()).min(self.streams.most_tokens());
-        while let Some(chunk) = self.chunk.as_mut().filter(|_| tokens > 1) {
+        let is_whole = self.max_norm.is_none();
+        while let Some(chunk) = self.chunk.as_mut().filter(|_| tokens > 1 && is_whole) {
             chunk.fit(&self.contract, tokens)?;
             chunk.feed_backlog(backlog, start, self.streams.active());
             chunk.run(&mut self.streams)?;

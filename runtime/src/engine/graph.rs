@@ -101,8 +101,10 @@ impl<B: Backend> Graph<B> {
             Feed::SegmentLength => streams.segment_length(),
             Feed::CacheLength => streams.cache_length(),
         });
-        self.backend.run(inputs, &mut self.outputs.tensors)?;
+        let ran = self.backend.run(inputs, &mut self.outputs.tensors);
+        // One that fails may have read as much.
         streams.touch(self.tokens, false);
+        ran?;
         self.outputs.check(self.tokens)
     }
 }

@@ -15,22 +15,38 @@ use crate::{Error, Model};
 
 mod saved;
 
+/// How often a stream goes back to where its segment began before that state is no good: a burst of bad samples is no
+/// reason to forget everything.
+const MOST_BACK: u32 = 16;
+
+/// How far a stream has gone back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolledBack {
+    /// To the end of the segment before.
+    ToSegment {
+        /// Tokens that its memory has lost.
+        tokens: u64,
+    },
+    /// To its start; its checkpoints are still there.
+    ToStart,
+}
+
 /// The memory of B streams.
 ///
 /// # Invariants
 ///
 /// - `past` and `initial` have one entry a state tensor, each `[B, …]`; `clocks` and `active` one a stream.
 /// - `segment_length` and `cache_length`, `[B]`, are what the clocks and the cache say.
-/// - All of it changes in [`Streams::commit`], [`Streams::roll_back`] and [`Streams::reset`] alone, which cannot fail; but for `active`, which
-///   says whom the run at hand is for.
+/// - All of it changes in [`Streams::commit`], [`Streams::roll_back`], [`Streams::reset`] and [`Streams::take_over`] alone,
+///   which cannot fail; but for `active`, which says whom the run at hand is for.
 pub(super) struct Streams<T> {
     initial: Vec<Vec<f32>>,
     resets: Vec<Reset>,
     past: Vec<T>,
     /// What `past` was when the online segment began: the last state that is known to be good.
     good: Vec<Vec<f32>>,
-    /// Whether a stream has gone back to it and has ended no segment since, `[B]`.
-    has_gone_back: Vec<bool>,
+    /// How often a stream has gone back to it since it ended a segment, `[B]`; at most [`MOST_BACK`].
+    times_back: Vec<u32>,
     cache: CheckpointCache<T>,
     clocks: Vec<Clock>,
     segment_length: T,
@@ -54,7 +70,7 @@ impl<T: Buffer> Streams<T> {
             resets: contract.state.iter().map(|state| state.reset).collect(),
             past: past.collect::<Result<_, _>>()?,
             good: model.initial().to_vec(),
-            has_gone_back: vec![false; contract.batch],
+            times_back: vec![0; contract.batch],
             cache: cache(contract, backend, options)?,
             clocks: (0..contract.batch).map(|_| Clock::new(contract)).collect(),
             segment_length: backend.zeros(Element::I64, &[contract.batch])?,
@@ -177,23 +193,25 @@ impl<T: Buffer> Streams<T> {
         self.publish();
     }
 
-    /// Takes a stream's state back to the beginning of its online segment, or, when it has been there already, to that of
-    /// the stream; the tokens lost from memory.
-    pub(super) fn roll_back(&mut self, stream: usize) -> u64 {
+    /// Takes a stream's state back to the beginning of its online segment, or, when it has been there too often, to that of
+    /// the stream.
+    pub(super) fn roll_back(&mut self, stream: usize) -> RolledBack {
         let batch = self.clocks.len();
-        if self.has_gone_back[stream] {
+        self.gates.iter_mut().for_each(|gates| gates.clear(stream, batch));
+        let tokens = self.clocks[stream].give_up();
+        let back = if self.times_back[stream] == MOST_BACK {
             self.restart(stream, |_| true);
             self.keep(stream);
+            RolledBack::ToStart
         } else {
             for (past, good) in self.past.iter_mut().zip(&self.good) {
                 part_mut(f32s_mut(past), stream, batch).copy_from_slice(part(good, stream, batch));
             }
-        }
-        self.has_gone_back[stream] = true;
-        self.gates.iter_mut().for_each(|gates| gates.clear(stream, batch));
-        let lost = self.clocks[stream].give_up();
+            self.times_back[stream] += 1;
+            RolledBack::ToSegment { tokens }
+        };
         self.publish();
-        lost
+        back
     }
 
     /// Keeps a stream's state as one to go back to.
@@ -202,7 +220,7 @@ impl<T: Buffer> Streams<T> {
         for (good, past) in self.good.iter_mut().zip(&self.past) {
             part_mut(good, stream, batch).copy_from_slice(part(f32s(past), stream, batch));
         }
-        self.has_gone_back[stream] = false;
+        self.times_back[stream] = 0;
     }
 
     /// Gives an idle stream back its state, which has been swapped for what the run made of it.

@@ -2,7 +2,7 @@
 
 use mcedge_models::contract::Contract;
 
-use super::{Streams, f32s, f32s_mut, part, part_mut};
+use super::{MOST_BACK, Streams, f32s, f32s_mut, part, part_mut};
 use crate::backend::Buffer;
 use crate::cache::SavedCheckpoints;
 use crate::clock::Clock;
@@ -15,7 +15,7 @@ pub(in crate::engine) struct SavedStream<'a> {
     past: Vec<&'a [u8]>,
     /// One a state tensor: what to go back to.
     good: Vec<&'a [u8]>,
-    has_gone_back: bool,
+    times_back: u32,
     checkpoints: SavedCheckpoints<'a>,
     /// One a gated block.
     gates: Vec<&'a [u8]>,
@@ -28,7 +28,7 @@ impl<T: Buffer> Streams<T> {
         self.clocks[stream].save(draft);
         self.past.iter().for_each(|past| draft.f32s(part(f32s(past), stream, batch)));
         self.good.iter().for_each(|good| draft.f32s(part(good, stream, batch)));
-        draft.flag(self.has_gone_back[stream]);
+        draft.u32(self.times_back[stream]);
         self.cache.save(stream, draft);
         self.gates.iter().for_each(|gates| draft.f32s(gates.of(stream, batch).weights));
     }
@@ -53,13 +53,16 @@ impl<T: Buffer> Streams<T> {
             tensors.collect::<Result<_, _>>()
         };
         let (past, good) = (state()?, state()?);
-        let has_gone_back = saved.flag("whether it has gone back")?;
+        let times_back = saved.u32("times gone back")?;
+        if times_back > MOST_BACK {
+            return Err(saved.wrong(format!("{times_back} times gone back"), &format!("{MOST_BACK} at most")));
+        }
         let checkpoints = self.cache.read(stream, clock.tokens(), &mut saved)?;
         let weights = |stream| self.gates.iter().map(move |gates| gates.of(stream, batch).weights.len());
         let gates = weights(stream).map(|weights| saved.cells::<f32>("gates", weights));
         let gates = gates.collect::<Result<_, _>>()?;
         saved.end()?;
-        Ok(SavedStream { clock, past, good, has_gone_back, checkpoints, gates })
+        Ok(SavedStream { clock, past, good, times_back, checkpoints, gates })
     }
 
     /// Takes streams over, `[B]`, in the place of these.
@@ -73,7 +76,7 @@ impl<T: Buffer> Streams<T> {
             for (good, bytes) in self.good.iter_mut().zip(saved.good) {
                 read_cells(part_mut(good, stream, batch), bytes);
             }
-            self.has_gone_back[stream] = saved.has_gone_back;
+            self.times_back[stream] = saved.times_back;
             self.cache.restore(stream, saved.checkpoints);
             for (gates, bytes) in self.gates.iter_mut().zip(saved.gates) {
                 read_cells(gates.weights_mut(stream, batch), bytes);

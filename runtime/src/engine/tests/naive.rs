@@ -2,6 +2,7 @@
 
 use mcedge_models::spec::Segmentation;
 
+use super::RolledBack;
 use super::toy::{C, HEADS, M};
 use super::toy::{Checkpoint, Memory, Setup, initial, weight};
 
@@ -29,15 +30,17 @@ pub struct Naive {
     checkpoints: Vec<Sums>,
     losses: Vec<f32>,
     inside: u64,
-    /// The memory as the segment began, unless it has been gone back to.
-    good: Option<Memory>,
+    /// The memory as the segment began.
+    good: Memory,
+    /// Times it has been gone back to.
+    back: usize,
 }
 
 impl Naive {
     pub fn new(setup: &Setup, stream: usize) -> Self {
         let start = Memory { m: vec![initial(stream); M], context: vec![0.0; C] };
         let segmentation = setup.contract().segmentation;
-        let memory = start.clone();
+        let (memory, good) = (start.clone(), start.clone());
         Self {
             setup: setup.clone(),
             segmentation,
@@ -46,7 +49,8 @@ impl Naive {
             checkpoints: vec![],
             losses: vec![],
             inside: 0,
-            good: None,
+            good,
+            back: 0,
         }
     }
 
@@ -65,16 +69,23 @@ impl Naive {
         self.inside += 1;
         if self.ends(loss) {
             self.end_segment();
-            self.good = Some(self.memory.clone());
+            (self.good, self.back) = (self.memory.clone(), 0);
         }
         self.losses.push(loss);
         output
     }
 
     /// What it is to go back after a token that was none.
-    pub fn go_back(&mut self) -> u64 {
-        self.memory = self.good.take().unwrap_or_else(|| self.start.clone());
-        std::mem::take(&mut self.inside)
+    pub fn go_back(&mut self) -> RolledBack {
+        let tokens = std::mem::take(&mut self.inside);
+        self.back += 1;
+        if self.back > 16 {
+            (self.good, self.back) = (self.start.clone(), 0);
+            self.memory = self.good.clone();
+            return RolledBack::ToStart;
+        }
+        self.memory = self.good.clone();
+        RolledBack::ToSegment { tokens }
     }
 
     /// The live checkpoints as they are read, from the oldest to the youngest.

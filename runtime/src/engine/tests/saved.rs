@@ -39,7 +39,10 @@ fn run(engine: &mut Engine<Toy>, setup: &Setup, random: &mut Random, steps: usiz
         let ids: Vec<i64> =
             values[..setup.batch * tokens].iter().map(|x| (x.abs() * 9.0) as i64 % 10).collect();
         if random.below(9) == 0 {
-            bits.push(engine.roll_back(random.below(setup.batch)) as u32);
+            bits.extend(match engine.roll_back(random.below(setup.batch)) {
+                RolledBack::ToSegment { tokens } => Some(tokens as u32),
+                RolledBack::ToStart => None,
+            });
         }
         let backlog = if setup.tokens { Backlog::Tokens(&ids) } else { Backlog::Features(&values) };
         let mut output = Vec::new();
@@ -188,8 +191,8 @@ fn every_invariant_is_checked() {
     let setup = Setup { batch: 2, gates: true, ..Setup::default() };
     let (mut engine, snapshot) = some(&setup);
     let before = saved(&engine);
-    // tokens, start, no losses; the state, what to go back to, whether it has; then the slots, of 40 bytes each.
-    let slots = 24 + 2 * 4 * (toy::M + toy::C) + 1;
+    // tokens, start, no losses; the state, what to go back to, how often; then the slots, of 40 bytes each.
+    let slots = 24 + 2 * 4 * (toy::M + toy::C) + 4;
     let mut check = |offset: usize, value: u64, expected: &str| {
         let other = edited(&snapshot, "stream 1", |bytes| {
             bytes[offset..offset + 8].copy_from_slice(&value.to_le_bytes());

@@ -159,17 +159,16 @@ impl State {
         }
     }
 
-    /// Makes the last snapshot of this run.
+    /// Makes the last snapshot of this run: what it does from here on, a later one does again.
     pub fn keep_last(&mut self, flow: &mut Flow) {
-        self.keep(flow);
-        self.has_ended = true;
+        self.has_ended = self.keep(flow);
     }
 
-    /// Makes a snapshot, unless nothing has changed since the last. One that fails is told and counted; the run goes on,
-    /// and tries again when it is time for the next.
-    fn keep(&mut self, flow: &mut Flow) {
+    /// Makes a snapshot, unless nothing has changed since the last or there are to be no more. Whether there is one, then:
+    /// one that fails is told and counted; the run goes on, and tries again when it is time for the next.
+    pub fn keep(&mut self, flow: &mut Flow) -> bool {
         if self.has_ended {
-            return;
+            return true;
         }
         self.last = (Instant::now(), flow.runner.tokens());
         match self.try_keep(flow) {
@@ -177,8 +176,10 @@ impl State {
             Err(error) => {
                 self.failed += 1;
                 eprintln!("mcedge: warning: no snapshot at token {}: {error:#}", self.last.1);
+                return false;
             }
         }
+        true
     }
 
     fn try_keep(&mut self, flow: &mut Flow) -> Result<bool> {

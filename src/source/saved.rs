@@ -26,7 +26,7 @@ pub struct Position {
     pub bad: u64,
     /// The last record's time, empty where it has none.
     pub time: String,
-    /// Whether the last line has no end: of a file that grows, the rest of it is still to come.
+    /// Whether the last line has no end, of a file: if it grows, the rest of that line has been missed.
     pub is_half: bool,
 }
 
@@ -52,13 +52,10 @@ impl Saved {
         let (offset, line) = (number("bytes consumed")?, number("lines consumed")?);
         let (rows, bad) = (number("rows read")?, number("rows skipped")?);
         let time = saved.text("a time")?.to_owned();
+        let is_half = saved.flag("whether the last line has no end")?;
         let checksums = [saved.u32("a checksum")?, saved.u32("a checksum")?];
-        Ok(Self {
-            format,
-            is_file,
-            at: Position { offset, line, rows, bad, time, is_half: false },
-            checksums,
-        })
+        let at = Position { offset, line, rows, bad, time, is_half };
+        Ok(Self { format, is_file, at, checksums })
     }
 
     /// The most bytes of an input in a snapshot.
@@ -70,7 +67,8 @@ impl Saved {
     ///
     /// # Errors
     ///
-    /// It is of another kind; it has become shorter; what was read of it is not what is there now.
+    /// It is of another kind; it has become shorter; what was read of it is not what is there now; or its last line, which
+    /// was read, had no end and has grown.
     pub fn check(&self, path: &str) -> Result<()> {
         let is_file = path != "-" && std::fs::metadata(path)?.is_file();
         let kind = |is_file: bool| if is_file { "a file" } else { "a stream" };
@@ -97,6 +95,11 @@ impl Saved {
                  {expected:08x}"
             );
         }
+        let length = std::fs::metadata(path)?.len();
+        ensure!(
+            !self.at.is_half || length == offset,
+            "has grown: {length} bytes, the snapshot has read {offset}, up to the end of a line that was not whole"
+        );
         Ok(())
     }
 }
@@ -150,6 +153,7 @@ impl Source {
         draft.flag(is_file);
         [at.offset, at.line, at.rows, at.bad].into_iter().for_each(|number| draft.u64(number));
         draft.text(&at.time);
+        draft.flag(at.is_half);
         checksums.into_iter().for_each(|checksum| draft.u32(checksum));
         Ok(())
     }

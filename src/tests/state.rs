@@ -374,3 +374,45 @@ fn a_snapshot_that_cannot_be_written_is_no_end_of_the_run() {
     assert!(stderr.contains("0 snapshots in") && stderr.contains(", 3 failed"), "{stderr}");
     assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 8586);
 }
+
+/// A file whose last line has no end has been read long ago, and a stream goes on.
+#[test]
+fn half_a_line_is_no_end_of_the_snapshots() {
+    let content = format!("{HEADER}\n{ROW}");
+    let (input, output, state) = (file("half.csv", &content), path("half.csv"), fresh("half.state"));
+    let args = ["run", TELEMETRY, "--input", &input, "--input", "-", "--output", &output, "--state", &state];
+    let args = [&args[..], &["--snapshot-every", "4", "--resume"]].concat();
+    let mut child = mcedge(&args).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "{HEADER}").unwrap();
+    for rows in [5, 10, 15] {
+        write!(stdin, "{}", format!("{ROW}\n").repeat(5)).unwrap();
+        let start = Instant::now();
+        while fs::read_to_string(&output).map_or(0, |rows| rows.lines().count()) < rows + 2 {
+            assert!(start.elapsed() < Duration::from_secs(60), "{rows} rows are not there");
+            thread::sleep(Duration::from_millis(20));
+        }
+        thread::sleep(Duration::from_millis(150));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let resumed = || {
+        let output = run(&args);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    fs::write(&input, format!("{content}5\n{ROW}\n")).unwrap();
+    let (succeeded, said) = resumed();
+    let (short, long) = (content.len(), content.len() + ROW.len() + 3);
+    assert!(
+        !succeeded && said.contains(&format!("has grown: {long} bytes, the snapshot has read {short}")),
+        "{said}"
+    );
+    fs::write(&input, &content).unwrap();
+    let mut child = mcedge(&args).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    write!(child.stdin.take().unwrap(), "{HEADER}\n{ROW}\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("half.csv goes on behind row 1 (0)"), "{said}");
+    assert!(said.contains("standard input goes on with what comes, behind row 15 (0)"), "{said}");
+}

@@ -186,7 +186,7 @@ impl State {
         let Flow { inputs, backlog, runner, outputs } = flow;
         let draft = &mut self.draft;
         draft.clear();
-        runner.stream().save(draft);
+        runner.stream().save(draft)?;
         draft.section(INPUTS);
         inputs.save(draft)?;
         draft.section(FORECASTS);

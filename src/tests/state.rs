@@ -347,6 +347,10 @@ fn a_damaged_generation_gives_way_to_the_one_before_it() {
     };
     damage(&ended.state);
     resume("is damaged: the checksum of section `stream 0` is ");
+    let mut versioned = fs::read(&ended.state).unwrap();
+    versioned[8] = 7;
+    fs::write(&ended.state, versioned).unwrap();
+    resume("is damaged: the checksum of the whole is ");
     fs::write(&ended.state, "not a snapshot").unwrap();
     resume("is no snapshot of mcedge: it begins with \"not a sn\"");
     fs::remove_file(&ended.state).unwrap();
@@ -356,10 +360,6 @@ fn a_damaged_generation_gives_way_to_the_one_before_it() {
     ended.fails(&["--resume"], 1, "neither generation can be read");
     fs::remove_file(&ended.state).unwrap();
     ended.fails(&[], 2, "damaged.state.previous is there already");
-    let mut versioned = fs::read(&previous).unwrap();
-    versioned[8] = 7;
-    fs::write(&ended.state, versioned).unwrap();
-    ended.fails(&["--resume"], 1, "is a snapshot of version 7, expected version 1");
 }
 
 #[test]

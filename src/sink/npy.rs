@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use super::target;
 
 /// Bytes before the data, enough for any count of rows.
-const HEADER_BYTES: usize = 128;
+pub const HEADER_BYTES: usize = 128;
 
 /// An `.npy` of `[T, …]` f32, whole after each flush.
 pub struct Npy {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -77,7 +78,7 @@ impl Saved {
         if !is_file || offset == 0 {
             return Ok(());
         }
-        let found = match checksums(&mut File::open(path)?, offset) {
+        let found = match checksums(&mut File::open(path)?, 0..offset) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
                 let length = std::fs::metadata(path)?.len();
                 bail!("has become shorter: {length} bytes, the snapshot has read {offset} of it");
@@ -193,14 +194,14 @@ impl Source {
     }
 }
 
-/// CRC32 of the first bytes of an input, and of those before `offset`, [`WINDOW`] of each at most. Leaves the reader
-/// anywhere.
-pub fn checksums(reader: &mut (impl Read + Seek + ?Sized), offset: u64) -> io::Result<[u32; 2]> {
-    let mut window = vec![0; offset.min(WINDOW) as usize];
+/// CRC32 of the first bytes of a part of a file, and of its last, [`WINDOW`] of each at most. Leaves the reader anywhere.
+pub fn checksums(reader: &mut (impl Read + Seek + ?Sized), part: Range<u64>) -> io::Result<[u32; 2]> {
+    let length = (part.end - part.start).min(WINDOW);
+    let mut window = vec![0; length as usize];
     let mut checksum = |start: u64| {
         reader.seek(SeekFrom::Start(start))?;
         reader.read_exact(&mut window)?;
         Ok::<_, io::Error>(crc32fast::hash(&window))
     };
-    Ok([checksum(0)?, checksum(offset - offset.min(WINDOW))?])
+    Ok([checksum(part.start)?, checksum(part.end - length)?])
 }

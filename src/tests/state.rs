@@ -303,6 +303,13 @@ fn what_cannot_be_gone_on_with_says_why() {
     resume("errors.csv: No such file");
     fs::write(&ended.input, &input).unwrap();
 
+    // A file of another run.
+    for at in [1, output.len() - 2] {
+        let mut other = output.clone();
+        other[at] ^= 1;
+        fs::write(&ended.output, [&other[..], b"more"].concat()).unwrap();
+        resume("errors.out.csv: is not what the snapshot has written: the ");
+    }
     fs::write(&ended.output, &output[..output.len() - 1]).unwrap();
     let (short, long) = (output.len() - 1, output.len());
     resume(&format!("has become shorter: {short} bytes, the snapshot has written {long}"));

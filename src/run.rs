@@ -116,7 +116,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let stream = Stream::open(&model, args.backend, &args.placement(), args.engine(model.contract())?)?;
     let mut flow = args.open(&model, stream, state.as_mut())?;
     if let Some(state) = &mut state {
-        state.begin(&flow);
+        state.begin(&mut flow);
     }
     let progress = if args.quiet { ProgressBar::hidden() } else { progress(&flow.inputs, &args.output) };
     let result = drain(&mut flow, state.as_mut(), &progress);
@@ -328,10 +328,14 @@ impl Args {
             format: self.output_format,
             streams: self.has_streams(),
             saved: saved.map(|saved| &saved.sink),
+            keeps_rows: !inputs.can_go_back(),
         };
         let saved = saved.and_then(|saved| saved.gates.as_ref());
-        let gates =
-            self.gates.as_ref().map(|uri| Gates::open(uri, &self.input, stream, saved)).transpose()?;
+        let gates = self.gates.as_ref().map(|uri| {
+            let options = sink::Options { saved, ..options };
+            Gates::open(uri, &options, stream)
+        });
+        let gates = gates.transpose()?;
         Ok(Outputs { sink: Sink::open(&self.output, &options, layout, output.size)?, gates })
     }
 }

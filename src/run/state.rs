@@ -34,8 +34,9 @@ pub struct StateArgs {
     /// Keep what the run remembers in FILE, and the generation before it in FILE.previous
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// Go on from --state, or begin where there is none yet. Files go on to the byte; a stream goes on with what comes, and
-    /// standard output gets the rows since the last snapshot once more
+    /// Go on from --state, or begin where there is none yet. Files go on to the byte, and standard output gets the rows since
+    /// the last snapshot once more. A stream goes on with what comes: an output that is a file keeps what it has, and counts
+    /// on from the last snapshot
     #[arg(long, requires = "state")]
     resume: bool,
     /// How often to make a snapshot, at the least: after so many samples or tokens, or a time such as 500ms, 30s, 5m. One
@@ -142,9 +143,13 @@ impl State {
         Ok(Some(loaded.bytes))
     }
 
-    /// Counts time and tokens from here on.
-    pub fn begin(&mut self, flow: &Flow) {
+    /// Counts time and tokens from here on. Of what comes but once a first snapshot is made at once: without any, a resumed
+    /// run makes its outputs anew.
+    pub fn begin(&mut self, flow: &mut Flow) {
         self.last = (Instant::now(), flow.runner.tokens());
+        if !flow.inputs.can_go_back() {
+            self.keep(flow);
+        }
     }
 
     /// Makes a snapshot if it is time for one. What has been taken has been run and written.

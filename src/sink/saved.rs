@@ -15,8 +15,6 @@ pub struct Saved {
     shape: String,
     /// Bytes written; none of a stream, which nothing can be taken back from.
     pub(super) bytes: Option<u64>,
-    /// Rows of an array.
-    pub(super) rows: u64,
     /// Bytes at the beginning of a file that are written again as it grows.
     header: u64,
     /// CRC32 of the first and of the last bytes written behind the header.
@@ -28,13 +26,13 @@ impl Saved {
     pub fn read(saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
         let shape = saved.text("an output's columns")?.to_owned();
         let is_file = saved.flag("whether an output is a file")?;
-        let (bytes, rows) = (saved.counter("bytes written")?, saved.counter("rows written")?);
+        let bytes = saved.counter("bytes written")?;
         let header = saved.counter("bytes of a header")?;
         if is_file && header > bytes {
             return Err(saved.wrong(format!("a header of {header} bytes"), &format!("{bytes} at most")));
         }
         let checksums = [saved.u32("a checksum")?, saved.u32("a checksum")?];
-        Ok(Self { shape, bytes: is_file.then_some(bytes), rows, header, checksums })
+        Ok(Self { shape, bytes: is_file.then_some(bytes), header, checksums })
     }
 
     /// Whether the output at `uri` can be gone on with. Nothing changes.
@@ -86,15 +84,14 @@ impl Sink {
     pub fn save(&mut self, draft: &mut Draft) -> Result<()> {
         self.flush()?;
         let (name, shape) = (&self.name, &self.shape);
-        let (synced, rows) = match &mut self.writer {
-            Writer::Csv(table) | Writer::Jsonl(table) => (table.sync(name), 0),
-            Writer::Npy(npy) => (npy.sync(name).map(Some), npy.rows()),
+        let synced = match &mut self.writer {
+            Writer::Csv(table) | Writer::Jsonl(table) => table.sync(name),
+            Writer::Npy(npy) => npy.sync(name).map(Some),
         };
         let bytes = synced.with_context(|| format!("output {name}"))?;
         draft.text(shape);
         draft.flag(bytes.is_some());
         draft.u64(bytes.unwrap_or_default());
-        draft.u64(rows);
         let header = if matches!(self.writer, Writer::Npy(_)) { npy::HEADER_BYTES as u64 } else { 0 };
         let checksums = match bytes {
             // By its name, by which it is gone on with.

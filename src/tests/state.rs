@@ -220,7 +220,7 @@ fn a_stream_goes_on_with_what_comes() {
     let (first, said) = run(5);
     assert_eq!(first.lines().count(), 6);
     assert!(said.contains("no snapshot in") && said.contains("from the beginning"), "{said}");
-    assert!(said.contains("1 snapshot in"), "{said}");
+    assert!(said.contains("2 snapshots in"), "{said}");
     let (second, said) = run(3);
     assert!(said.contains("input standard input goes on with what comes, behind row 5 (0)"), "{said}");
     assert!(said.contains("8 tokens"), "{said}");
@@ -422,4 +422,46 @@ fn half_a_line_is_no_end_of_the_snapshots() {
     assert!(output.status.success(), "{said}");
     assert!(said.contains("half.csv goes on behind row 1 (0)"), "{said}");
     assert!(said.contains("standard input goes on with what comes, behind row 15 (0)"), "{said}");
+}
+
+/// What was answered cannot be read again, and is not taken back.
+#[test]
+fn rows_of_a_stream_outlive_a_kill() {
+    let (csv, npy, state) = (path("live.csv"), path("live.npy"), fresh("live.state"));
+    let check = |output: &str, every: &str| {
+        fresh("live.state");
+        let gates = path("live-gates.npy");
+        let args = ["run", TELEMETRY, "--input", "-", "--output", output, "--gates", &gates];
+        let args = [&args[..], &["--state", &state, "--snapshot-every", every, "--resume"]].concat();
+        let mut child = mcedge(&args).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        write!(stdin, "{HEADER}\n{}", format!("{ROW}\n").repeat(7)).unwrap();
+        let length = || fs::metadata(output).map_or(0, |metadata| metadata.len());
+        let start = Instant::now();
+        let (mut before, mut still) = (0, 0);
+        while still < 10 {
+            assert!(start.elapsed() < Duration::from_secs(60));
+            thread::sleep(Duration::from_millis(50));
+            still = if before == length() && before > 200 { still + 1 } else { 0 };
+            before = length();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let whole = fs::read(output).unwrap();
+        fs::write(output, [&whole[..], b"1,2"].concat()).unwrap();
+        let mut child = mcedge(&args).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        write!(child.stdin.take().unwrap(), "{HEADER}\n{ROW}\n{ROW}\n").unwrap();
+        let ended = child.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        (whole, fs::read(output).unwrap())
+    };
+    for every in ["1h", "3"] {
+        let (whole, found) = check(&csv, every);
+        assert!(found.starts_with(&whole), "{}", String::from_utf8_lossy(&found));
+        assert_eq!(String::from_utf8(found).unwrap().lines().count(), 1 + 7 + 2, "{every}");
+        let (whole, found) = check(&npy, every);
+        assert!(found[128..].starts_with(&whole[128..]));
+        assert_eq!(found.len(), 128 + 9 * 40);
+        assert!(String::from_utf8_lossy(&found[..128]).contains("(9, 10)"));
+    }
 }

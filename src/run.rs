@@ -116,7 +116,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let stream = Stream::open(&model, args.backend, &args.placement(), args.engine(model.contract())?)?;
     let mut flow = args.open(&model, stream, state.as_mut())?;
     if let Some(state) = &mut state {
-        state.begin(&flow);
+        state.begin(&mut flow);
     }
     let progress = if args.quiet { ProgressBar::hidden() } else { progress(&flow.inputs, &args.output) };
     let result = drain(&mut flow, state.as_mut(), &progress);
@@ -137,7 +137,17 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
     loop {
         let next = gather(&mut flow.inputs, &mut flow.backlog);
         if let Some(state) = &mut state {
-            before_run(flow, state);
+            if flow.inputs.is_stopped() && flow.inputs.can_go_back() {
+                // Run now, these records would be cut otherwise than in a run that nobody stops, which is told from their
+                // last bits. A resumed run reads them again.
+                flow.backlog.clear();
+                state.keep(flow);
+                return next.map(drop);
+            }
+            if flow.inputs.ends_with_half_a_line() {
+                // If the file grows, so does its last line: a resumed run goes on before these records.
+                state.keep_last(flow);
+            }
         }
         let has_run = !flow.backlog.is_empty();
         flow.runner.run(&mut flow.backlog, flow.inputs.names(), &mut flow.outputs)?;
@@ -159,26 +169,13 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
     }
 }
 
-/// What cannot be in a snapshot is left out of it, or of the run.
-fn before_run(flow: &mut Flow, state: &mut State) {
-    if flow.inputs.is_stopped() && flow.inputs.can_go_back() {
-        // Run now, these records would be cut otherwise than in a run that nobody stops, which is told from their last
-        // bits. A resumed run reads them again.
-        flow.backlog.clear();
-        state.keep_last(flow);
-    } else if flow.inputs.has_half_a_line() {
-        // If the file grows, so does its last line: a resumed run goes on before these records.
-        state.keep_last(flow);
-    }
-}
-
 /// All that was taken has been run and written: where a snapshot may stand.
 fn after_run(flow: &mut Flow, state: &mut State, goes_on: bool) {
     flow.inputs.settle();
     if goes_on {
         state.keep_if_due(flow);
     } else {
-        state.keep_last(flow);
+        state.keep(flow);
     }
 }
 
@@ -331,10 +328,14 @@ impl Args {
             format: self.output_format,
             streams: self.has_streams(),
             saved: saved.map(|saved| &saved.sink),
+            keeps_rows: !inputs.can_go_back(),
         };
         let saved = saved.and_then(|saved| saved.gates.as_ref());
-        let gates =
-            self.gates.as_ref().map(|uri| Gates::open(uri, &self.input, stream, saved)).transpose()?;
+        let gates = self.gates.as_ref().map(|uri| {
+            let options = sink::Options { saved, ..options };
+            Gates::open(uri, &options, stream)
+        });
+        let gates = gates.transpose()?;
         Ok(Outputs { sink: Sink::open(&self.output, &options, layout, output.size)?, gates })
     }
 }

@@ -31,7 +31,7 @@ use crate::source::Fields;
 use npy::Npy;
 pub use saved::Saved;
 use table::Table;
-use target::Target;
+use target::{Rows, Target};
 
 /// Why an `.npy` is for one stream.
 const NO_STREAMS: &str = "an .npy has no place to say which stream a row is of: write .csv or .jsonl, or run the streams \
@@ -59,6 +59,8 @@ pub struct Options<'a> {
     pub streams: bool,
     /// How far the output was written before, by a snapshot: it is gone on with there.
     pub saved: Option<&'a Saved>,
+    /// Whether whole rows that a file has behind the snapshot stay: nothing makes them once more.
+    pub keeps_rows: bool,
 }
 
 /// What there is to say about each record.
@@ -154,8 +156,8 @@ impl Layout {
 impl Sink {
     /// Opens `uri`, a path or `-` for standard output, for outputs `[size]`.
     ///
-    /// A file is made anew, or cut off where the snapshot ends: open the inputs first, so that nothing is lost for want of
-    /// one.
+    /// A file is made anew, or cut off where the snapshot ends, or its rows: open the inputs first, so that nothing is lost
+    /// for want of one.
     ///
     /// # Errors
     ///
@@ -164,20 +166,22 @@ impl Sink {
     /// the rows of several streams; or a snapshot is of other rows, or of more than there are.
     pub fn open(uri: &str, options: &Options, layout: Layout, size: usize) -> Result<Self> {
         Self::named_open(uri, |path| {
-            let Options { inputs, format, streams, saved } = *options;
+            let Options { format, streams, saved, .. } = *options;
             let format = match format {
                 Some(format) => format,
                 None => by_extension(path)?,
             };
             ensure!(!streams || format != Format::Npy, Usage(NO_STREAMS.into()));
             if format == Format::Npy {
-                return array(path, inputs, &[size], saved);
+                return array(path, options, &[size]);
             }
             let delimiter = delimiter(path);
             let columns = layout.columns(delimiter, streams);
             let shape = format!("{format:?}: {columns}");
             saved.map_or(Ok(()), |saved| saved.check_shape(&shape))?;
-            let out = BufWriter::new(create(path, inputs, saved)?);
+            let rows = if format == Format::Csv { Rows::Csv } else { Rows::Lines };
+            let (target, _) = create(path, options, rows)?;
+            let out = BufWriter::new(target);
             let mut table = Table::new(out, layout, delimiter, streams);
             if format == Format::Jsonl {
                 return Ok((shape, Writer::Jsonl(table)));
@@ -194,8 +198,8 @@ impl Sink {
     /// # Errors
     ///
     /// As [`Sink::open`].
-    pub fn array(uri: &str, inputs: &[String], shape: &[usize], saved: Option<&Saved>) -> Result<Self> {
-        Self::named_open(uri, |path| array(path, inputs, shape, saved))
+    pub fn array(uri: &str, options: &Options, shape: &[usize]) -> Result<Self> {
+        Self::named_open(uri, |path| array(path, options, shape))
     }
 
     fn named_open(uri: &str, open: impl FnOnce(&str) -> Result<(String, Writer)>) -> Result<Self> {
@@ -267,21 +271,29 @@ fn delimiter(path: &str) -> char {
     if path.to_ascii_lowercase().ends_with(".tsv") { '\t' } else { ',' }
 }
 
-/// Opens `path`, made anew or cut off where the snapshot ends.
-fn create(path: &str, inputs: &[String], saved: Option<&Saved>) -> Result<Target> {
+/// Opens `path`, made anew or cut off where the snapshot ends, or its rows; the bytes that it has.
+fn create(path: &str, options: &Options, rows: Rows) -> Result<(Target, u64)> {
+    let Options { inputs, saved, keeps_rows, .. } = *options;
     ensure!(!inputs.iter().any(|input| is_same_file(input, path)), "is the input");
-    Target::open(path, saved.map(|saved| saved.bytes.unwrap_or_default()))
+    let keep = match saved.map(|saved| saved.bytes) {
+        Some(Some(bytes)) if keeps_rows => Some(rows.end(path, bytes)?),
+        Some(bytes) => Some(bytes.unwrap_or_default()),
+        None => None,
+    };
+    Ok((Target::open(path, keep)?, keep.unwrap_or_default()))
 }
 
-fn array(path: &str, inputs: &[String], shape: &[usize], saved: Option<&Saved>) -> Result<(String, Writer)> {
+fn array(path: &str, options: &Options, shape: &[usize]) -> Result<(String, Writer)> {
+    let saved = options.saved;
     const WHY: &str = "an .npy begins with the count of its rows, and needs a file to go back in";
     let words = format!("an array of {shape:?}");
     saved.map_or(Ok(()), |saved| saved.check_shape(&words))?;
     let is_file = || path != "-" && fs::metadata(path).map_or(true, |metadata| metadata.is_file());
     ensure!(is_file(), WHY);
-    let Target::File(file) = create(path, inputs, saved)? else { bail!(WHY) };
+    let row_bytes = npy::row_bytes(shape);
+    let (Target::File(file), bytes) = create(path, options, Rows::Array { row_bytes })? else { bail!(WHY) };
     let npy = match saved {
-        Some(saved) => Npy::resume(file, shape, saved.rows),
+        Some(_) => Npy::resume(file, shape, bytes.saturating_sub(npy::HEADER_BYTES as u64) / row_bytes),
         None => Npy::new(file, shape)?,
     };
     Ok((words, Writer::Npy(npy)))

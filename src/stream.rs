@@ -177,8 +177,8 @@ impl Stream {
     }
 
     /// As [`Engine::save`].
-    pub fn save(&self, draft: &mut Draft) {
-        over!(self, engine => engine.save(draft));
+    pub fn save(&self, draft: &mut Draft) -> Result<(), SnapshotError> {
+        over!(self, engine => engine.save(draft))
     }
 
     /// As [`Engine::restore`].

@@ -83,6 +83,11 @@ impl<T: Buffer> CheckpointCache<T> {
         }
     }
 
+    /// Whether memories lie in a file.
+    pub(crate) fn is_spilled(&self) -> bool {
+        self.store.spilled.is_some()
+    }
+
     /// Where memories lie in a file, if they do.
     pub(crate) fn spilled(&mut self) -> Option<&mut Spilled> {
         self.store.spilled.as_mut()

@@ -14,6 +14,8 @@
 //! A snapshot is untrusted input: [`Snapshot::parse`] and [`Section`] check every length against what is there before
 //! anything is made of it.
 
+use std::collections::HashSet;
+
 use sha2::{Digest, Sha256};
 
 pub use self::draft::Draft;
@@ -49,8 +51,8 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Foreign`], [`SnapshotError::Version`], [`SnapshotError::Truncated`] or
-    /// [`SnapshotError::Damaged`].
+    /// [`SnapshotError::Foreign`], [`SnapshotError::Truncated`] or [`SnapshotError::Damaged`]; [`SnapshotError::Version`]
+    /// of a file that is as it was written, which ends with its SHA-256 whatever its version.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, SnapshotError> {
         let start = &bytes[..bytes.len().min(MAGIC.len())];
         if !MAGIC.starts_with(start) {
@@ -62,18 +64,16 @@ impl<'a> Snapshot<'a> {
         let mut header = Section::new("header", &header[MAGIC.len()..]);
         let version = header.u32("version")?;
         if version != VERSION {
+            check_digest(bytes)?;
             return Err(SnapshotError::Version { found: version, expected: VERSION });
         }
         let (sections, length) = (header.u32("sections")?, header.u64("bytes")?);
         if length != bytes.len() as u64 {
             return Err(truncated(length));
         }
-        let Some((body, digest)) = rest.split_last_chunk::<DIGEST_BYTES>() else { return Err(least) };
+        let Some((body, _)) = rest.split_last_chunk::<DIGEST_BYTES>() else { return Err(least) };
         let sections = split(Section::new("sections", body), sections)?;
-        let found = Sha256::digest(&bytes[..bytes.len() - DIGEST_BYTES]);
-        if found[..] != digest[..] {
-            return Err(damaged("the whole", &hex(&found), &hex(digest)));
-        }
+        check_digest(bytes)?;
         Ok(Self { sections })
     }
 
@@ -92,9 +92,16 @@ impl<'a> Snapshot<'a> {
     }
 }
 
+/// Whether a file, of any version, ends with the SHA-256 of what is before.
+fn check_digest(bytes: &[u8]) -> Result<(), SnapshotError> {
+    let (body, digest) = bytes.split_at(bytes.len().saturating_sub(DIGEST_BYTES));
+    let found = Sha256::digest(body);
+    if found[..] == *digest { Ok(()) } else { Err(damaged("the whole", &hex(&found), &hex(digest))) }
+}
+
 /// The sections of a file's body, whose checksums hold.
 fn split(mut body: Section<'_>, count: u32) -> Result<Vec<Section<'_>>, SnapshotError> {
-    let mut sections: Vec<Section<'_>> = Vec::new();
+    let (mut sections, mut names) = (Vec::new(), HashSet::new());
     for _ in 0..count {
         let name = body.text("a section's name")?;
         let (length, checksum) = (body.u64("a section's length")?, body.u32("a section's checksum")?);
@@ -104,7 +111,7 @@ fn split(mut body: Section<'_>, count: u32) -> Result<Vec<Section<'_>>, Snapshot
             let part = format!("section `{name}`");
             return Err(damaged(&part, &format!("{found:08x}"), &format!("{checksum:08x}")));
         }
-        if sections.iter().any(|section| section.name() == name) {
+        if !names.insert(name) {
             return Err(body.wrong(format!("two sections `{name}`"), "one"));
         }
         sections.push(Section::new(name, payload));

@@ -93,7 +93,7 @@ fn ten_million_tokens_and_a_resumed_stream_does_not_drift() {
     stays("tract, least-read, resumed every 500,000 tokens", MANY_TOKENS, |t| {
         if t % RESUMED_EVERY == RESUMED_EVERY / 3 {
             draft.clear();
-            resumed.save(&mut draft);
+            resumed.save(&mut draft).unwrap();
             let mut fresh = engine();
             fresh.restore(&Snapshot::parse(draft.finish()).unwrap()).unwrap();
             resumed = fresh;

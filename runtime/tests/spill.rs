@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use mcedge_models::Weights;
 use mcedge_models::spec::Spec;
 use mcedge_runtime::contract::Dtype;
+use mcedge_runtime::snapshot::{Draft, Snapshot, SnapshotError};
 use mcedge_runtime::{
     Backend, Backlog, Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Spill, Tract,
 };
@@ -136,4 +137,30 @@ fn what_cannot_spill_is_an_error_that_says_why() {
     assert!(there.contains("exists"), "{there}");
     assert_eq!(fs::read_to_string(path("there")).unwrap(), "somebody's");
     fs::remove_file(path("there")).unwrap();
+}
+
+#[test]
+fn a_history_in_a_file_is_in_no_snapshot() {
+    if cfg!(not(target_os = "linux")) {
+        println!("skipped: only Linux maps files over memory");
+        return;
+    }
+    let model = model(SSC, 100, 7, Dtype::F32);
+    let engine = |options: EngineOptions| Engine::new(&model, Tract::new(&model).unwrap(), options).unwrap();
+    let tokens: Vec<i64> = (0..300).map(|t| t * t % 61).collect();
+    let (mut in_ram, mut spilled) = (engine(EngineOptions::default()), engine(spilling("saved", 32 << 20)));
+    let (mut expected, mut found) = (Vec::new(), Vec::new());
+    in_ram.catch_up(Backlog::Tokens(&tokens), &mut expected).unwrap();
+    spilled.catch_up(Backlog::Tokens(&tokens), &mut found).unwrap();
+
+    let mut draft = Draft::default();
+    draft.clear();
+    assert!(matches!(spilled.save(&mut draft), Err(SnapshotError::Spilled)));
+    in_ram.save(&mut draft).unwrap();
+    let restored = spilled.restore(&Snapshot::parse(draft.finish()).unwrap());
+    assert!(matches!(restored, Err(SnapshotError::Spilled)));
+    // Nothing has changed.
+    in_ram.catch_up(Backlog::Tokens(&tokens), &mut expected).unwrap();
+    spilled.catch_up(Backlog::Tokens(&tokens), &mut found).unwrap();
+    assert!(found.iter().zip(&expected).all(|(f, e)| f.to_bits() == e.to_bits()));
 }

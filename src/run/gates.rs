@@ -5,7 +5,7 @@ use mcedge_runtime::BlockGates;
 use mcedge_runtime::snapshot::Draft;
 
 use crate::Usage;
-use crate::sink::{Saved, Sink};
+use crate::sink::{self, Sink};
 use crate::stream::Stream;
 
 /// An `.npy` of `[T, L, H, N + 1]`, for the L blocks that have gates: by age, as [`BlockGates`].
@@ -21,9 +21,9 @@ impl Gates {
     /// # Errors
     ///
     /// There are no gates, or blocks with other numbers of heads; the file cannot be written or is an input.
-    pub fn open(uri: &str, inputs: &[String], stream: &Stream, saved: Option<&Saved>) -> Result<Self> {
+    pub fn open(uri: &str, options: &sink::Options, stream: &Stream) -> Result<Self> {
         let shape = shape(stream).with_context(|| format!("--gates {uri}"))?;
-        let sink = Sink::array(uri, inputs, &shape, saved)?;
+        let sink = Sink::array(uri, options, &shape)?;
         Ok(Gates { sink, weights: Vec::with_capacity(shape.iter().product()) })
     }
 

@@ -170,9 +170,15 @@ impl Inputs {
         self.sources.iter().all(Source::can_go_back)
     }
 
-    /// Whether the last line of a file was taken, and has no end.
-    pub fn has_half_a_line(&self) -> bool {
-        self.sources.iter().any(|source| source.position().is_half)
+    /// Whether nothing comes any more, and what was taken since the last [`Inputs::settle`] has the last line of a file,
+    /// which has no end: if the file grows, so does that line.
+    pub fn ends_with_half_a_line(&self) -> bool {
+        let is_over = |(source, ended): (&Source, &bool)| *ended || source.position().is_half;
+        let is_new = |(source, settled): (&Source, &Position)| source.position().is_half && !settled.is_half;
+        let mut sources = self.sources.iter().zip(&self.ended);
+        self.can_go_back()
+            && sources.all(is_over)
+            && self.sources.iter().zip(&self.settled.positions).any(is_new)
     }
 
     /// What the records of all inputs are.

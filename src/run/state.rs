@@ -34,8 +34,9 @@ pub struct StateArgs {
     /// Keep what the run remembers in FILE, and the generation before it in FILE.previous
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// Go on from --state, or begin where there is none yet. Files go on to the byte; a stream goes on with what comes, and
-    /// standard output gets the rows since the last snapshot once more
+    /// Go on from --state, or begin where there is none yet. Files go on to the byte, and standard output gets the rows since
+    /// the last snapshot once more. A stream goes on with what comes: an output that is a file keeps what it has, and counts
+    /// on from the last snapshot
     #[arg(long, requires = "state")]
     resume: bool,
     /// How often to make a snapshot, at the least: after so many samples or tokens, or a time such as 500ms, 30s, 5m. One
@@ -142,9 +143,13 @@ impl State {
         Ok(Some(loaded.bytes))
     }
 
-    /// Counts time and tokens from here on.
-    pub fn begin(&mut self, flow: &Flow) {
+    /// Counts time and tokens from here on. Of what comes but once a first snapshot is made at once: without any, a resumed
+    /// run makes its outputs anew.
+    pub fn begin(&mut self, flow: &mut Flow) {
         self.last = (Instant::now(), flow.runner.tokens());
+        if !flow.inputs.can_go_back() {
+            self.keep(flow);
+        }
     }
 
     /// Makes a snapshot if it is time for one. What has been taken has been run and written.
@@ -159,17 +164,16 @@ impl State {
         }
     }
 
-    /// Makes the last snapshot of this run.
+    /// Makes the last snapshot of this run: what it does from here on, a later one does again.
     pub fn keep_last(&mut self, flow: &mut Flow) {
-        self.keep(flow);
-        self.has_ended = true;
+        self.has_ended = self.keep(flow);
     }
 
-    /// Makes a snapshot, unless nothing has changed since the last. One that fails is told and counted; the run goes on,
-    /// and tries again when it is time for the next.
-    fn keep(&mut self, flow: &mut Flow) {
+    /// Makes a snapshot, unless nothing has changed since the last or there are to be no more. Whether there is one, then:
+    /// one that fails is told and counted; the run goes on, and tries again when it is time for the next.
+    pub fn keep(&mut self, flow: &mut Flow) -> bool {
         if self.has_ended {
-            return;
+            return true;
         }
         self.last = (Instant::now(), flow.runner.tokens());
         match self.try_keep(flow) {
@@ -177,15 +181,17 @@ impl State {
             Err(error) => {
                 self.failed += 1;
                 eprintln!("mcedge: warning: no snapshot at token {}: {error:#}", self.last.1);
+                return false;
             }
         }
+        true
     }
 
     fn try_keep(&mut self, flow: &mut Flow) -> Result<bool> {
         let Flow { inputs, backlog, runner, outputs } = flow;
         let draft = &mut self.draft;
         draft.clear();
-        runner.stream().save(draft);
+        runner.stream().save(draft)?;
         draft.section(INPUTS);
         inputs.save(draft)?;
         draft.section(FORECASTS);

@@ -6,7 +6,12 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use super::target;
 
 /// Bytes before the data, enough for any count of rows.
-const HEADER_BYTES: usize = 128;
+pub const HEADER_BYTES: usize = 128;
+
+/// Bytes of a row of that shape.
+pub fn row_bytes(shape: &[usize]) -> u64 {
+    (shape.iter().product::<usize>() * size_of::<f32>()) as u64
+}
 
 /// An `.npy` of `[T, …]` f32, whole after each flush.
 pub struct Npy {
@@ -28,11 +33,6 @@ impl Npy {
     /// An array that goes on behind its first `rows` rows, in a file that ends there.
     pub fn resume(file: File, shape: &[usize], rows: u64) -> Self {
         Npy { file: BufWriter::new(file), shape: shape.to_vec(), rows }
-    }
-
-    /// Rows taken.
-    pub fn rows(&self) -> u64 {
-        self.rows
     }
 
     /// Brings what was flushed to the disk, and says how many bytes that is.

@@ -1,9 +1,12 @@
 //! How far an output was written, in a snapshot.
 
+use std::fs::File;
+
 use anyhow::{Context, Result, bail, ensure};
 use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
-use super::{Sink, Writer, path_of, target};
+use super::{Sink, Writer, npy, path_of, target};
+use crate::source::checksums;
 
 /// An output as a snapshot has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,8 +15,10 @@ pub struct Saved {
     shape: String,
     /// Bytes written; none of a stream, which nothing can be taken back from.
     pub(super) bytes: Option<u64>,
-    /// Rows of an array.
-    pub(super) rows: u64,
+    /// Bytes at the beginning of a file that are written again as it grows.
+    header: u64,
+    /// CRC32 of the first and of the last bytes written behind the header.
+    checksums: [u32; 2],
 }
 
 impl Saved {
@@ -22,19 +27,24 @@ impl Saved {
         let shape = saved.text("an output's columns")?.to_owned();
         let is_file = saved.flag("whether an output is a file")?;
         let bytes = saved.counter("bytes written")?;
-        Ok(Self { shape, bytes: is_file.then_some(bytes), rows: saved.counter("rows written")? })
+        let header = saved.counter("bytes of a header")?;
+        if is_file && header > bytes {
+            return Err(saved.wrong(format!("a header of {header} bytes"), &format!("{bytes} at most")));
+        }
+        let checksums = [saved.u32("a checksum")?, saved.u32("a checksum")?];
+        Ok(Self { shape, bytes: is_file.then_some(bytes), header, checksums })
     }
 
     /// Whether the output at `uri` can be gone on with. Nothing changes.
     ///
     /// # Errors
     ///
-    /// It is of another kind; a file is not there or has become shorter.
+    /// It is of another kind; a file is not there, has become shorter, or is not the one that was written.
     pub fn check(&self, uri: &str) -> Result<()> {
         let path = path_of(uri);
         let is_stream = path == "-" || std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
         let check = || match self.bytes {
-            Some(bytes) if !is_stream => target::check(path, bytes),
+            Some(bytes) if !is_stream => self.check_file(path, bytes),
             Some(bytes) => bail!("is a stream, the snapshot is of a file with {bytes} bytes"),
             None => {
                 ensure!(is_stream, "is a file, the snapshot is of a stream");
@@ -42,6 +52,20 @@ impl Saved {
             }
         };
         check().with_context(|| format!("output {path}"))
+    }
+
+    /// Whether the file at `path` begins with the `bytes` that were written.
+    fn check_file(&self, path: &str, bytes: u64) -> Result<()> {
+        target::check(path, bytes)?;
+        let found = checksums(&mut File::open(path)?, self.header..bytes)?;
+        for ((place, found), expected) in ["first", "last"].iter().zip(found).zip(self.checksums) {
+            ensure!(
+                found == expected,
+                "is not what the snapshot has written: the {place} of its first {bytes} bytes have checksum {found:08x}, \
+                 expected {expected:08x}"
+            );
+        }
+        Ok(())
     }
 
     /// Whether what was written has the rows that are to come.
@@ -60,15 +84,23 @@ impl Sink {
     pub fn save(&mut self, draft: &mut Draft) -> Result<()> {
         self.flush()?;
         let (name, shape) = (&self.name, &self.shape);
-        let (synced, rows) = match &mut self.writer {
-            Writer::Csv(table) | Writer::Jsonl(table) => (table.sync(name), 0),
-            Writer::Npy(npy) => (npy.sync(name).map(Some), npy.rows()),
+        let synced = match &mut self.writer {
+            Writer::Csv(table) | Writer::Jsonl(table) => table.sync(name),
+            Writer::Npy(npy) => npy.sync(name).map(Some),
         };
         let bytes = synced.with_context(|| format!("output {name}"))?;
         draft.text(shape);
         draft.flag(bytes.is_some());
         draft.u64(bytes.unwrap_or_default());
-        draft.u64(rows);
+        let header = if matches!(self.writer, Writer::Npy(_)) { npy::HEADER_BYTES as u64 } else { 0 };
+        let checksums = match bytes {
+            // By its name, by which it is gone on with.
+            Some(bytes) => checksums(&mut File::open(&self.name)?, header..bytes)
+                .with_context(|| format!("output {}", self.name))?,
+            None => [0; 2],
+        };
+        draft.u64(header);
+        checksums.into_iter().for_each(|checksum| draft.u32(checksum));
         Ok(())
     }
 }

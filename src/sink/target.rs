@@ -1,7 +1,7 @@
 //! Where the bytes of an output go: a file, which can be gone on with, or a stream.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -39,6 +39,44 @@ impl Target {
             Target::File(file) => sync(file, path).map(Some),
             Target::Stream(_) => Ok(None),
         }
+    }
+}
+
+/// What the bytes of a file are rows of.
+#[derive(Clone, Copy)]
+pub enum Rows {
+    /// Lines, but for newlines in quotes.
+    Csv,
+    /// Lines.
+    Lines,
+    /// So many bytes each, from any end of a row on.
+    Array {
+        /// Above 0.
+        row_bytes: u64,
+    },
+}
+
+impl Rows {
+    /// Where the last whole row of the file at `path` ends, one of which ends at `from`.
+    pub fn end(self, path: &str, from: u64) -> Result<u64> {
+        check(path, from)?;
+        let mut file = File::open(path)?;
+        if let Rows::Array { row_bytes } = self {
+            let length = file.metadata()?.len();
+            return Ok(length - (length - from) % row_bytes);
+        }
+        let (mut end, mut at, mut is_quoted) = (from, from, false);
+        file.seek(SeekFrom::Start(from))?;
+        for byte in BufReader::new(file).bytes() {
+            at += 1;
+            match byte? {
+                // One quote in quotes is written as two.
+                b'"' if matches!(self, Rows::Csv) => is_quoted = !is_quoted,
+                b'\n' if !is_quoted => end = at,
+                _ => {}
+            }
+        }
+        Ok(end)
     }
 }
 

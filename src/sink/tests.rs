@@ -175,7 +175,7 @@ fn rows_of_several_streams_begin_with_their_stream() {
 fn an_array_may_have_more_axes() {
     let folder = Folder::new("axes");
     let path = folder.path("gates.npy");
-    let mut sink = Sink::array(&path, &[], &[2, 1, 3], None).unwrap();
+    let mut sink = Sink::array(&path, &Options::default(), &[2, 1, 3]).unwrap();
     sink.step(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
     sink.flush().unwrap();
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 1, 3), }";
@@ -189,7 +189,7 @@ fn an_output_that_cannot_be_says_why_and_spares_what_is_there() {
     let check = |path: &str, format: Option<Format>, expected: &str| {
         let layout = Layout::Values { size: 1, time: false };
         let options =
-            Options { inputs: &["-".into(), format!("file://{input}")], format, streams: false, saved: None };
+            Options { inputs: &["-".into(), format!("file://{input}")], format, ..Options::default() };
         let err = Sink::open(path, &options, layout, 1).err().expect(expected);
         let name = if path == "-" { "standard output" } else { path };
         assert_eq!(format!("{err:#}"), format!("output {name}: {expected}"));
@@ -233,4 +233,21 @@ fn a_reader_who_has_gone_is_told_from_a_failure() {
     assert!(is_broken_pipe(&err.context("run")));
     let missing = Sink::open("no/out.csv", &Options::default(), layout, 1);
     assert!(!is_broken_pipe(&missing.err().expect("no such folder")));
+}
+
+#[test]
+fn rows_that_are_whole_end_where_they_end() {
+    let path = std::env::temp_dir().join(format!("mcedge-rows-{}", std::process::id()));
+    let path = path.to_str().unwrap();
+    let check = |rows: Rows, content: &str, from: u64, expected: &str| {
+        fs::write(path, content).unwrap();
+        assert_eq!(rows.end(path, from).unwrap(), expected.len() as u64, "{content:?}");
+    };
+    check(Rows::Lines, "a\nb\nc", 2, "a\nb\n");
+    check(Rows::Lines, "a\nb", 2, "a\n");
+    check(Rows::Lines, "a\n\"b\nc", 2, "a\n\"b\n");
+    check(Rows::Csv, "a\n\"b\"\"\nc\",1\n\"d\ne", 2, "a\n\"b\"\"\nc\",1\n");
+    check(Rows::Csv, "", 0, "");
+    check(Rows::Array { row_bytes: 4 }, "header12345678901", 10, "header12345678");
+    fs::remove_file(path).unwrap();
 }

@@ -152,7 +152,7 @@ impl Bytes {
     pub fn checksums(&mut self, offset: u64) -> Result<[u32; 2]> {
         let Feed { from, count } = self.reader.get_mut();
         let Origin::File(file) = from else { bail!("cannot be gone back in") };
-        let checksums = saved::checksums(file, offset);
+        let checksums = saved::checksums(file, 0..offset);
         // The buffered bytes end where reading goes on.
         file.seek(SeekFrom::Start(*count))?;
         Ok(checksums?)

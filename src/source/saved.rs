@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -26,7 +27,7 @@ pub struct Position {
     pub bad: u64,
     /// The last record's time, empty where it has none.
     pub time: String,
-    /// Whether the last line has no end: of a file that grows, the rest of it is still to come.
+    /// Whether the last line has no end, of a file: if it grows, the rest of that line has been missed.
     pub is_half: bool,
 }
 
@@ -52,13 +53,10 @@ impl Saved {
         let (offset, line) = (number("bytes consumed")?, number("lines consumed")?);
         let (rows, bad) = (number("rows read")?, number("rows skipped")?);
         let time = saved.text("a time")?.to_owned();
+        let is_half = saved.flag("whether the last line has no end")?;
         let checksums = [saved.u32("a checksum")?, saved.u32("a checksum")?];
-        Ok(Self {
-            format,
-            is_file,
-            at: Position { offset, line, rows, bad, time, is_half: false },
-            checksums,
-        })
+        let at = Position { offset, line, rows, bad, time, is_half };
+        Ok(Self { format, is_file, at, checksums })
     }
 
     /// The most bytes of an input in a snapshot.
@@ -70,7 +68,8 @@ impl Saved {
     ///
     /// # Errors
     ///
-    /// It is of another kind; it has become shorter; what was read of it is not what is there now.
+    /// It is of another kind; it has become shorter; what was read of it is not what is there now; or its last line, which
+    /// was read, had no end and has grown.
     pub fn check(&self, path: &str) -> Result<()> {
         let is_file = path != "-" && std::fs::metadata(path)?.is_file();
         let kind = |is_file: bool| if is_file { "a file" } else { "a stream" };
@@ -79,7 +78,7 @@ impl Saved {
         if !is_file || offset == 0 {
             return Ok(());
         }
-        let found = match checksums(&mut File::open(path)?, offset) {
+        let found = match checksums(&mut File::open(path)?, 0..offset) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
                 let length = std::fs::metadata(path)?.len();
                 bail!("has become shorter: {length} bytes, the snapshot has read {offset} of it");
@@ -97,6 +96,11 @@ impl Saved {
                  {expected:08x}"
             );
         }
+        let length = std::fs::metadata(path)?.len();
+        ensure!(
+            !self.at.is_half || length == offset,
+            "has grown: {length} bytes, the snapshot has read {offset}, up to the end of a line that was not whole"
+        );
         Ok(())
     }
 }
@@ -150,6 +154,7 @@ impl Source {
         draft.flag(is_file);
         [at.offset, at.line, at.rows, at.bad].into_iter().for_each(|number| draft.u64(number));
         draft.text(&at.time);
+        draft.flag(at.is_half);
         checksums.into_iter().for_each(|checksum| draft.u32(checksum));
         Ok(())
     }
@@ -189,14 +194,14 @@ impl Source {
     }
 }
 
-/// CRC32 of the first bytes of an input, and of those before `offset`, [`WINDOW`] of each at most. Leaves the reader
-/// anywhere.
-pub fn checksums(reader: &mut (impl Read + Seek + ?Sized), offset: u64) -> io::Result<[u32; 2]> {
-    let mut window = vec![0; offset.min(WINDOW) as usize];
+/// CRC32 of the first bytes of a part of a file, and of its last, [`WINDOW`] of each at most. Leaves the reader anywhere.
+pub fn checksums(reader: &mut (impl Read + Seek + ?Sized), part: Range<u64>) -> io::Result<[u32; 2]> {
+    let length = (part.end - part.start).min(WINDOW);
+    let mut window = vec![0; length as usize];
     let mut checksum = |start: u64| {
         reader.seek(SeekFrom::Start(start))?;
         reader.read_exact(&mut window)?;
         Ok::<_, io::Error>(crc32fast::hash(&window))
     };
-    Ok([checksum(0)?, checksum(offset - offset.min(WINDOW))?])
+    Ok([checksum(part.start)?, checksum(part.end - length)?])
 }

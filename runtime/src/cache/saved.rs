@@ -67,8 +67,9 @@ impl<T: Buffer> CheckpointCache<T> {
         Ok(SavedCheckpoints { slots, tensors })
     }
 
-    /// Takes a stream's checkpoints over, in the place of its own.
+    /// Takes a stream's checkpoints over, in the place of its own, which are in RAM.
     pub(crate) fn restore(&mut self, stream: usize, saved: SavedCheckpoints<'_>) {
+        assert!(!self.is_spilled(), "tensors that lie in a file are written through it alone");
         let live = saved.slots.len();
         let Store { tensors, steps: all_steps, layouts, .. } = &mut self.store;
         let mut all_steps = all_steps.iter_mut();

@@ -20,7 +20,12 @@ fn stream_section(stream: usize) -> String {
 
 impl<B: Backend> Engine<B> {
     /// Writes all that the streams remember into a snapshot, for [`Engine::restore`].
-    pub fn save(&self, draft: &mut Draft) {
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Spilled`] when memories lie in a file: they are not to be all in RAM. Nothing is then written.
+    pub fn save(&self, draft: &mut Draft) -> Result<(), SnapshotError> {
+        self.check_in_ram()?;
         draft.section(ENGINE);
         draft.text(&self.contract.name);
         draft.count(self.contract.batch);
@@ -31,6 +36,7 @@ impl<B: Backend> Engine<B> {
             draft.section(&stream_section(stream));
             self.streams.save(stream, draft);
         }
+        Ok(())
     }
 
     /// Takes every stream to where it was when the snapshot was made: what follows is bit for bit what followed then,
@@ -38,9 +44,10 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Other`] when it is of another model, number of streams, policy or number of slots;
+    /// [`SnapshotError::Spilled`] when memories of this engine lie in a file; [`SnapshotError::Other`] when the snapshot is of another model, number of streams, policy or number of slots;
     /// [`SnapshotError::Content`] when something in it cannot be. No stream has then changed.
     pub fn restore(&mut self, snapshot: &Snapshot<'_>) -> Result<(), SnapshotError> {
+        self.check_in_ram()?;
         self.check_kind(snapshot)?;
         let streams = (0..self.contract.batch).map(|stream| {
             let section = snapshot.section(&stream_section(stream))?;
@@ -66,6 +73,11 @@ impl<B: Backend> Engine<B> {
         let stream = gates + window + self.slots() * SLOT_BYTES + SECTION_BYTES;
         let streams = contract.batch * stream + state.sum::<usize>() + cache_bytes(contract);
         streams + contract.name.len() + SECTION_BYTES
+    }
+
+    /// Whether the cache's tensors can be asked for what they hold: those that spill are written through their file alone.
+    fn check_in_ram(&self) -> Result<(), SnapshotError> {
+        if self.streams.cache().is_spilled() { Err(SnapshotError::Spilled) } else { Ok(()) }
     }
 
     /// Whether the snapshot is of an engine like this one.

@@ -35,10 +35,11 @@ pub enum RolledBack {
 ///
 /// # Invariants
 ///
-/// - `past` and `initial` have one entry a state tensor, each `[B, …]`; `clocks` and `active` one a stream.
+/// - `past`, `good` and `initial` have one entry a state tensor, each `[B, …]`; `clocks`, `times_back` and `active` one a
+///   stream.
 /// - `segment_length` and `cache_length`, `[B]`, are what the clocks and the cache say.
-/// - All of it changes in [`Streams::commit`], [`Streams::roll_back`], [`Streams::reset`] and [`Streams::take_over`] alone,
-///   which cannot fail; but for `active`, which says whom the run at hand is for.
+/// - All of it, `good` and `times_back` too, changes in [`Streams::commit`], [`Streams::roll_back`], [`Streams::reset`]
+///   and [`Streams::take_over`] alone, which cannot fail; but for `active`, which says whom the run at hand is for.
 pub(super) struct Streams<T> {
     initial: Vec<Vec<f32>>,
     resets: Vec<Reset>,
@@ -271,7 +272,8 @@ fn cache<B: Backend>(
     let quantised = contract.cache.iter().filter(|cache| cache.steps.is_some());
     let steps = quantised.map(|cache| backend.zeros(Element::F32, &cache.shape[..=cache.slot_axis]));
     let (mut tensors, steps) = (tensors.collect::<Result<Vec<_>, _>>()?, steps.collect::<Result<_, _>>()?);
-    // SAFETY: the cache keeps both, drops the tensors last, never gives one away and asks those that spill for nothing.
+    // SAFETY: the cache keeps both, drops the tensors last, never gives one away and asks those that spill for nothing: what
+    // would, `CheckpointCache::restore`, is not called where `CheckpointCache::is_spilled`.
     let spilled = options.spill.as_ref().map(|spill| unsafe { Spilled::new(contract, &mut tensors, spill) });
     Ok(CheckpointCache::new(contract, tensors, steps, spilled.transpose()?, options))
 }

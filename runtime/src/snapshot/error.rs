@@ -56,4 +56,9 @@ pub enum SnapshotError {
         /// What is to go on.
         expected: String,
     },
+    /// Memories that lie in a file are neither saved nor restored: see [`EngineOptions::spill`](crate::EngineOptions).
+    #[error(
+        "memories that are spilled to a file are in no snapshot, expected an engine that keeps them in RAM"
+    )]
+    Spilled,
 }

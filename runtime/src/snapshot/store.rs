@@ -66,7 +66,10 @@ impl Disk for Files {
             return Err(invalid("is no file".into()));
         }
         if metadata.len() > most as u64 {
-            return Err(invalid(format!("has {} bytes, expected {most} at most", metadata.len())));
+            let found = metadata.len();
+            return Err(invalid(format!(
+                "has {found} bytes, expected {most} at most; is it of another model?"
+            )));
         }
         let mut bytes = Vec::with_capacity(metadata.len() as usize);
         file.take(most as u64).read_to_end(&mut bytes)?;

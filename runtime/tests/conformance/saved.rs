@@ -31,7 +31,7 @@ fn check_engines<B: Backend>(open: impl Fn() -> Engine<B>, input: &Samples, cut:
     run(&mut undisturbed, input, 0..cut);
     let mut draft = Draft::default();
     draft.clear();
-    undisturbed.save(&mut draft);
+    undisturbed.save(&mut draft).unwrap();
     let bytes = draft.finish();
     let mut restored = open();
     restored.restore(&Snapshot::parse(bytes).unwrap()).unwrap();

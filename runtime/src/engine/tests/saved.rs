@@ -25,7 +25,7 @@ fn engine(setup: &Setup) -> Engine<Toy> {
 fn saved(engine: &Engine<Toy>) -> Vec<u8> {
     let mut draft = Draft::default();
     draft.clear();
-    engine.save(&mut draft);
+    engine.save(&mut draft).unwrap();
     draft.finish().to_vec()
 }
 

@@ -350,6 +350,7 @@ impl Reading {
             stream_column: self.stream_column.clone(),
             delimiter: self.delimiter,
             on_bad: self.on_bad,
+            answers: None,
             stop,
         }
     }

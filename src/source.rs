@@ -64,6 +64,9 @@ pub struct Options {
     pub delimiter: Option<u8>,
     /// What a row that cannot be used does.
     pub on_bad: OnBad,
+    /// How many answers there are to choose from, where JSON lines of tokens may have them. They have when the first line
+    /// has; a text of such lines is JSON lines then, whatever its name, unless `format` says otherwise.
+    pub answers: Option<usize>,
     /// Ends the input when set, even while it waits for a stream.
     pub stop: Arc<AtomicBool>,
 }
@@ -102,6 +105,8 @@ pub struct Fields {
     pub time: bool,
     /// Whether records are lines of text.
     pub text: bool,
+    /// Whether records have answers.
+    pub answers: bool,
 }
 
 /// What is next of an input.
@@ -167,6 +172,8 @@ struct Row {
     stream: String,
     features: Vec<f32>,
     tokens: Vec<i64>,
+    /// As long as `tokens` where the records have answers, else empty.
+    answers: Vec<Option<usize>>,
 }
 
 /// What a reader came to.
@@ -222,7 +229,7 @@ impl Source {
             let format = format!("{format:?}").to_lowercase();
             bail!(Usage(format!("is {format}; --stream-column is for CSV and JSON lines")));
         }
-        let mut fields = Fields { channels: Vec::new(), time: false, text: format == Format::Text };
+        let mut fields = Fields { channels: Vec::new(), time: false, text: false, answers: false };
         let reader = match format {
             Format::Csv => {
                 let csv = csv::Csv::open(Lines::new(bytes), input, options, &mut fields)?;
@@ -232,9 +239,19 @@ impl Source {
                 Reader::Jsonl(jsonl::Jsonl::open(Lines::new(bytes), input, options, &mut fields)?)
             }
             Format::Npy => Reader::Npy(npy::Npy::open(bytes, input, options, &mut fields)?),
-            Format::Text | Format::Bytes => {
+            Format::Text => {
                 byte_model(input)?;
-                if format == Format::Text { Reader::Text(Lines::new(bytes)) } else { Reader::Bytes(bytes) }
+                let mut lines = Lines::new(bytes);
+                if options.format.is_none() && options.answers.is_some() && jsonl::have_answers(&mut lines)? {
+                    Reader::Jsonl(jsonl::Jsonl::open(lines, input, options, &mut fields)?)
+                } else {
+                    fields.text = true;
+                    Reader::Text(lines)
+                }
+            }
+            Format::Bytes => {
+                byte_model(input)?;
+                Reader::Bytes(bytes)
             }
         };
         let row = Row::default();
@@ -304,6 +321,11 @@ impl Source {
             stream: self.has_streams.then_some(self.row.stream.as_str()),
             data,
         }
+    }
+
+    /// What is expected of the record's tokens, one each; empty where the records have no answers.
+    pub fn answers(&self) -> &[Option<usize>] {
+        &self.row.answers
     }
 
     /// Whether the next record is still to come.
@@ -400,6 +422,7 @@ impl Row {
         self.stream.clear();
         self.features.clear();
         self.tokens.clear();
+        self.answers.clear();
     }
 
     fn set_time(&mut self, time: &str) {

@@ -1,6 +1,5 @@
 //! `mcedge sweep`: what a smaller cache costs, budget by budget and policy by policy.
 
-mod answers;
 mod axes;
 mod distance;
 mod input;

@@ -34,7 +34,7 @@ fn output(kind: OutputKind, size: usize, labels: &[&str]) -> Output {
 }
 
 fn fields(channels: &[&str], time: bool, text: bool) -> Fields {
-    Fields { channels: names(channels), time, text }
+    Fields { channels: names(channels), time, text, answers: false }
 }
 
 #[test]

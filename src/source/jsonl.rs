@@ -1,5 +1,6 @@
 //! JSON lines: on each an object of channels by name, `{"features": […], "time": …}`, `{"tokens": […]}`, an array
-//! of numbers, or a token.
+//! of numbers, or a token. Where that is asked for, `{"tokens": […], "answers": […]}`, as many of both: an answer is what
+//! the logits at its token should be largest for, or null.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mcedge_models::contract::Input;
@@ -15,6 +16,8 @@ use super::{
 const FEATURES: &str = "features";
 /// The key of several tokens.
 const TOKENS: &str = "tokens";
+/// The key of as many answers.
+const ANSWERS: &str = "answers";
 
 /// JSON lines, open at the first.
 pub struct Jsonl {
@@ -30,7 +33,29 @@ struct Keys {
     time: Option<String>,
     /// The stream's name.
     stream: Option<String>,
+    answers: Answers,
     input: Input,
+}
+
+/// What is done with the key of answers.
+#[derive(Clone, Copy)]
+enum Answers {
+    /// Nothing: it is like any other that is not asked for.
+    Ignored,
+    /// No line may have it, as the first had not.
+    Refused,
+    /// Every line must have it. They are below this.
+    Expected(usize),
+}
+
+/// Whether the next of `lines`, which stays the next, has answers.
+pub fn have_answers(lines: &mut Lines) -> Result<bool> {
+    if !lines.advance()? {
+        return Ok(false);
+    }
+    let object: Option<Map<String, Value>> = serde_json::from_slice(lines.text()).ok();
+    lines.put_back();
+    Ok(object.is_some_and(|object| object.contains_key(TOKENS) && object.contains_key(ANSWERS)))
 }
 
 impl Jsonl {
@@ -46,11 +71,18 @@ impl Jsonl {
             fields.channels = channel_names(names, options.columns.as_deref(), *size);
         }
         let (time, stream) = (options.time_column.clone(), options.stream_column.clone());
-        let keys = Keys { channels, time, stream, input: input.clone() };
         ensure!(lines.advance_to_text()?, "has no rows");
         let first: Option<Map<String, Value>> = serde_json::from_slice(lines.text()).ok();
-        fields.time = first.is_some_and(|object| keys.time(&object).is_some());
         lines.put_back();
+        let has_answers = first.as_ref().is_some_and(|object| object.contains_key(ANSWERS));
+        let answers = match (input, options.answers) {
+            (Input::Tokens { .. }, Some(count)) if has_answers => Answers::Expected(count),
+            (Input::Tokens { .. }, Some(_)) => Answers::Refused,
+            _ => Answers::Ignored,
+        };
+        fields.answers = matches!(answers, Answers::Expected(_));
+        let keys = Keys { channels, time, stream, answers, input: input.clone() };
+        fields.time = first.is_some_and(|object| keys.time(&object).is_some());
         Ok(Jsonl { lines, keys })
     }
 
@@ -134,6 +166,23 @@ impl Keys {
                 token.as_i64().ok_or_else(|| anyhow!("{} is not a token", shown(&token.to_string())))?;
             row.tokens.push(check_token(token, &self.input)?);
         }
+        self.answers(value.get(ANSWERS), row)
+    }
+
+    fn answers(&self, answers: Option<&Value>, row: &mut Row) -> Result<()> {
+        let count = match self.answers {
+            Answers::Ignored => return Ok(()),
+            Answers::Refused if answers.is_none() => return Ok(()),
+            Answers::Refused => bail!("has `{ANSWERS}`, the first line has none"),
+            Answers::Expected(count) => count,
+        };
+        let answers = answers.and_then(Value::as_array);
+        let answers = answers.ok_or_else(|| anyhow!("no array `{ANSWERS}`, as the first line has"))?;
+        let (found, expected) = (answers.len(), row.tokens.len());
+        ensure!(found == expected, "has {expected} tokens and {found} answers, expected as many of both");
+        for answer in answers {
+            row.answers.push(if answer.is_null() { None } else { Some(checked(answer, count)?) });
+        }
         Ok(())
     }
 
@@ -157,6 +206,15 @@ impl Row {
         self.features.push(check_finite(number as f32)?);
         Ok(())
     }
+}
+
+/// An answer, one of `count`.
+fn checked(answer: &Value, count: usize) -> Result<usize> {
+    let index = answer.as_u64().and_then(|index| usize::try_from(index).ok()).filter(|&index| index < count);
+    let last = count - 1;
+    index.ok_or_else(|| {
+        anyhow!("answer {} is not one of the model's, 0 to {last}, or null", shown(&answer.to_string()))
+    })
 }
 
 /// A time or a name, as it was written.

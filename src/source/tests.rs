@@ -654,3 +654,60 @@ fn real_recordings_are_read() {
     check("nab/data/realKnownCause/nyc_taxi.csv", &features(&[], 1), 10320, true);
     check("loghub/Linux_2k.log", &tokens(256), 2000, false);
 }
+
+#[test]
+fn lines_have_answers_where_the_first_has_and_they_are_asked_for() {
+    let asked = Options { answers: Some(7), ..Options::default() };
+    let opened = |path: &str, text: &str, options: &Options| {
+        let bytes = Bytes::file(Cursor::new(text.to_owned().into_bytes()), None, Arc::default());
+        Source::over(path, path, bytes, &tokens(256), options).unwrap()
+    };
+    let text = "{\"tokens\": [8, 1], \"answers\": [null, 6]}\n\n{\"answers\": [0], \"tokens\": [0]}\n";
+    for path in ["-", "a.txt", "a.log", "a", "a.jsonl"] {
+        let mut source = opened(path, text, &asked);
+        assert!(source.fields().answers && !source.fields().text, "{path}");
+        let mut next = || {
+            let kept = source.next().unwrap().map(|record| keep(&record).tokens);
+            (kept, source.answers().to_vec())
+        };
+        assert_eq!(next(), (Some(vec![8, 1]), vec![None, Some(6)]));
+        assert_eq!(next(), (Some(vec![0]), vec![Some(0)]));
+        assert_eq!(next().0, None);
+    }
+    // Not asked for, or asked for as something else.
+    assert!(!opened("a.jsonl", text, &Options::default()).fields().answers);
+    for options in [Options::default(), Options { answers: Some(7), ..format(Format::Text) }] {
+        assert!(opened("-", text, &options).fields().text);
+    }
+    // Other text is text, of whatever it begins with.
+    for text in ["\nwords\n", "{\"tokens\": [1]}\n", "{\n"] {
+        let mut source = opened("-", text, &asked);
+        let mut lines = Vec::new();
+        while let Some(record) = source.next().unwrap() {
+            lines.extend(keep(&record).line.unwrap());
+        }
+        assert_eq!(lines, text.as_bytes());
+    }
+}
+
+#[test]
+fn what_is_wrong_with_answers_is_told_with_its_line() {
+    let check = |first: &str, line: &str, message: &str| {
+        let text = format!("{first}\n{line}\n").into_bytes();
+        let options = Options { answers: Some(7), ..Options::default() };
+        let bytes = Bytes::file(Cursor::new(text), None, Arc::default());
+        let mut source = Source::over("a.jsonl", "a.jsonl", bytes, &tokens(9), &options).unwrap();
+        source.next().unwrap();
+        let error = format!("{:#}", source.next().unwrap_err());
+        assert!(error.contains("line 2: ") && error.contains(message), "{error}");
+    };
+    let first = "{\"tokens\": [1], \"answers\": [1]}";
+    check(first, "{\"tokens\": [1, 2], \"answers\": [1]}", "2 tokens and 1 answers");
+    check(first, "{\"tokens\": [], \"answers\": []}", "no tokens");
+    check(first, "{\"tokens\": [9], \"answers\": [1]}", "token 9");
+    check(first, "{\"tokens\": [8], \"answers\": [7]}", "answer 7 is not one of the model's, 0 to 6");
+    check(first, "{\"tokens\": [8], \"answers\": [-1]}", "answer -1");
+    check(first, "{\"tokens\": [8]}", "no array `answers`");
+    check(first, "[1]", "no array `answers`");
+    check("{\"tokens\": [8]}", first, "has `answers`, the first line has none");
+}

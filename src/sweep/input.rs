@@ -1,10 +1,11 @@
 //! What a sweep runs again and again: an input, whole, in memory.
 
-use anyhow::{Context, Result, bail, ensure};
-use mcedge_models::contract::{Contract, Input};
+use std::sync::Arc;
+
+use anyhow::{Result, bail, ensure};
+use mcedge_models::contract::{Contract, Input, OutputKind};
 use mcedge_runtime::Backlog;
 
-use super::answers;
 use crate::Usage;
 use crate::run::{Reading, width};
 use crate::source::{self, Data, Next, POLL};
@@ -30,38 +31,56 @@ pub enum Values {
     Tokens(Vec<i64>),
 }
 
-/// Reads `uri` to its end: sequences with answers, or all of any other input as one sequence.
+/// Reads `uri` to its end: of JSON lines with answers a sequence each, of any other input one sequence.
 ///
 /// # Errors
 ///
-/// As [`source::open`]; an input that is too long, or of several streams; as [`answers::read`].
+/// As [`source::open`] and [`source::Source::advance`]; an input that is too long, or of several streams; answers for a
+/// model without logits, or none but null.
 pub fn read(uri: &str, reading: &Reading, contract: &Contract) -> Result<Vec<Sequence>> {
     let one_stream = reading.stream_column.is_none();
     ensure!(one_stream, Usage("--stream-column is for run: a sweep runs one stream".into()));
-    if let Some(text) = answers::text(uri, reading.format)? {
-        return answers::read(&text, contract).with_context(|| format!("input {uri}"));
-    }
-    let mut source = source::open(uri, &contract.input, &reading.options(std::sync::Arc::default()), None)?;
-    let mut values = match contract.input {
-        Input::Features { .. } => Values::Features(Vec::new()),
-        Input::Tokens { .. } => Values::Tokens(Vec::new()),
-    };
+    let options = source::Options { answers: Some(contract.output.size), ..reading.options(Arc::default()) };
+    let mut source = source::open(uri, &contract.input, &options, None)?;
+    let has_answers = source.fields().answers;
+    let has_logits = contract.output.kind == OutputKind::Logits;
+    ensure!(
+        has_logits || !has_answers,
+        "input {uri} has answers, which are looked for in logits; the model gives none"
+    );
+    let (mut sequences, mut values): (Vec<Sequence>, usize) = (Vec::new(), 0);
     loop {
         match source.advance()? {
-            Next::Record => values.extend(&source.record().data),
-            Next::Wait => std::thread::park_timeout(POLL),
+            Next::Record if has_answers || sequences.is_empty() => {
+                sequences.push(Sequence { values: Values::of(&contract.input), answers: Vec::new() });
+            }
+            Next::Record => {}
+            Next::Wait => {
+                std::thread::park_timeout(POLL);
+                continue;
+            }
             Next::End => break,
         }
-        ensure!(
-            values.len() <= MOST_VALUES,
-            "input {uri} has more than {MOST_VALUES} values: sweep a part of it"
-        );
+        if let Some(last) = sequences.last_mut() {
+            values += last.extend(&source.record().data, source.answers());
+        }
+        ensure!(values <= MOST_VALUES, "input {uri} has more than {MOST_VALUES} values: sweep a part of it");
     }
-    ensure!(values.len() > 0, "input {uri} has no tokens");
-    Ok(vec![Sequence { values, answers: Vec::new() }])
+    ensure!(values > 0, "input {uri} has no tokens");
+    let any = sequences.iter().any(|sequence| sequence.answers.iter().any(Option::is_some));
+    ensure!(any || !has_answers, "input {uri} has no answers but null");
+    Ok(sequences)
 }
 
 impl Sequence {
+    /// Takes what comes next, and says how many values that was.
+    fn extend(&mut self, data: &Data<'_>, answers: &[Option<usize>]) -> usize {
+        let before = self.values.len();
+        self.values.extend(data);
+        self.answers.extend_from_slice(answers);
+        self.values.len() - before
+    }
+
     /// T.
     pub fn tokens(&self, contract: &Contract) -> usize {
         self.values.len() / width(contract)
@@ -78,6 +97,14 @@ impl Sequence {
 }
 
 impl Values {
+    /// None yet.
+    fn of(input: &Input) -> Self {
+        match input {
+            Input::Features { .. } => Values::Features(Vec::new()),
+            Input::Tokens { .. } => Values::Tokens(Vec::new()),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Values::Features(features) => features.len(),

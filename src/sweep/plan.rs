@@ -88,7 +88,7 @@ pub fn levels(shares: &[Share], full: usize, contract: &Contract) -> Result<Vec<
     let mut levels: Vec<Level> = Vec::new();
     for share in shares {
         let allowed = match share.amount {
-            Amount::Percent(percent) => (percent / 100.0 * full as f64) as usize,
+            Amount::Percent(percent) => (percent * full as f64 / 100.0) as usize,
             Amount::Bytes(budget) => budget.checkpoints(contract)?.unwrap_or(full),
         };
         let slots = allowed.clamp(1, full);
@@ -179,6 +179,9 @@ mod tests {
         };
         check("1%,2%,5%,100%", 40, &[(1, &["1%", "2%"]), (2, &["5%"]), (40, &["100%"])]);
         check("99.9%,100%,10%,10%", 10, &[(1, &["10%"]), (9, &["99.9%"]), (10, &["100%"])]);
+        // What is whole stays whole: 29 / 100 · 100 is less than 29.
+        check("29%,57%,58%", 100, &[(29, &["29%"]), (57, &["57%"]), (58, &["58%"])]);
+        check("14.3%", 1000, &[(143, &["14.3%"])]);
         // A checkpoint takes 100 bytes.
         check("399,1MiB,50%", 6, &[(3, &["399", "50%"]), (6, &["1MiB"])]);
         check("25%", 1, &[(1, &["25%"])]);

@@ -210,6 +210,16 @@ fn answers_are_counted_by_distance_from_the_start_of_each_sequence() {
         "{table}"
     );
 
+    // The same from a pipe, and from a file whose name says nothing or something else.
+    let found =
+        sweep_of_stdin(&["sweep", &model, "--input", "-", "--evict", "oldest"], &fs::read(&input).unwrap());
+    assert_eq!(found.lines().skip(1).collect::<Vec<_>>(), table.lines().skip(1).collect::<Vec<_>>());
+    for name in ["answers", "answers.txt"] {
+        let input = file(name, fs::read(&input).unwrap());
+        let (other, _) = sweep("other-name", &[&model, "--input", &input, "--evict", "oldest"]);
+        assert_eq!(other["cells"], json["cells"], "{name}");
+    }
+
     let bad = |name: &str, line: &str, message: &str| {
         let input = file(name, format!("{{\"tokens\": [1], \"answers\": [1]}}\n{line}\n"));
         check_fails(&["sweep", &model, "--input", &input], 1, message);
@@ -262,6 +272,15 @@ fn what_cannot_be_swept_is_told() {
     let (json, table) = sweep("short", &[TELEMETRY, "--input", &short]);
     assert!(table.contains("before the first checkpoint"), "{table}");
     assert_eq!(json["full"], 0);
+}
+
+/// What a run prints that reads `input` from a pipe.
+fn sweep_of_stdin(args: &[&str], input: &[u8]) -> String {
+    let mut child = mcedge(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn inspected_size(model: &str) -> usize {

@@ -63,7 +63,7 @@ impl Naive {
                 sums.read.push((0.0, 0));
             }
             let (gates, tokens) = sums.read.last_mut().unwrap();
-            *gates += (0..HEADS).map(|head| f64::from(weight(&sums.m, head))).sum::<f64>();
+            *gates += (0..HEADS).map(|head| f64::from(weight(&sums.m, head, x))).sum::<f64>();
             *tokens += 1;
         }
         self.inside += 1;

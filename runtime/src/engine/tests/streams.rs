@@ -157,7 +157,7 @@ fn gates_are_in_the_order_of_age_as_it_was_when_the_token_was_read() {
             let gates: Vec<_> = engine.gates(0).collect();
             assert_eq!((gates.len(), gates[0].block, gates[0].heads), (1, 0, HEADS));
             for (head, weights) in gates[0].weights.chunks(capacity + 1).enumerate() {
-                let mut expected: Vec<f32> = before.iter().rev().map(|c| weight(&c.m, head)).collect();
+                let mut expected: Vec<f32> = before.iter().rev().map(|c| weight(&c.m, head, x)).collect();
                 expected.resize(capacity, 0.0);
                 assert_eq!(weights[1..], expected);
                 assert!(weights[0] != 0.0 && weights[0] != -99.0);

@@ -310,9 +310,10 @@ impl Toy {
     }
 }
 
-/// The weight of a slot in head `head`: what the slot's memory begins with there, so that it says which one it is.
-pub fn weight(m: &[f32], head: usize) -> f32 {
-    m[head * DH * DH] + head as f32
+/// The weight of a slot in head `head` for the token `x`: how far `x` is from what the slot's memory begins with there. It
+/// says which slot it is, and every token weighs them in an order of its own.
+pub fn weight(m: &[f32], head: usize, x: f32) -> f32 {
+    (m[head * DH * DH] - 2.0 * x).abs() + head as f32
 }
 
 impl Backend for Toy {
@@ -365,10 +366,10 @@ impl Backend for Toy {
                 found[1].extend(memory.read(x, &checkpoints, inside[b] as i64 + t as i64));
                 for head in 0..HEADS {
                     found[5].extend((0..n).map(|slot| match checkpoints.get(slot) {
-                        Some(checkpoint) => weight(&checkpoint.m, head),
+                        Some(checkpoint) => weight(&checkpoint.m, head, x),
                         None => -99.0,
                     }));
-                    found[5].push(weight(&memory.m, head));
+                    found[5].push(weight(&memory.m, head, x));
                 }
             }
             found[0].extend(memory.gate());

@@ -222,19 +222,15 @@ impl Args {
         ensure!(self.spill.is_none() || self.state.state.is_none(), both);
         let is_output = |gates: &String| *gates == self.output || sink::is_same_file(gates, &self.output);
         ensure!(!self.gates.as_ref().is_some_and(is_output), usage("--gates and --output are the same file"));
-        let state = self.state.state.as_ref().map(|path| path.to_string_lossy());
         let files = self.input.iter().chain([&self.output]).chain(&self.gates);
-        let is_state = |file: &String| {
-            state.as_ref().is_some_and(|state| sink::is_same_file(state, file) || state == file)
-        };
-        let taken = files.into_iter().find(|file| is_state(file));
-        ensure!(
-            taken.is_none(),
-            Usage(format!(
-                "--state {}: is an input or an output of the run",
-                taken.map_or("", String::as_str)
-            ))
-        );
+        let taken: Vec<PathBuf> = files.filter_map(|uri| sink::place(uri)).collect();
+        for file in self.state.files() {
+            let is_taken = sink::place_of(&file).is_some_and(|place| taken.contains(&place));
+            ensure!(
+                !is_taken,
+                Usage(format!("--state: {} is an input or an output of the run", file.display()))
+            );
+        }
         Ok(())
     }
 

@@ -109,6 +109,11 @@ impl StateArgs {
 }
 
 impl StateArgs {
+    /// Every file that is read or written for snapshots.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.state.iter().flat_map(|path| Store::new(Files, path).files())
+    }
+
     /// Says on standard error from where the run goes on, where it might.
     pub fn introduce(&self, is_resumed: bool, inputs: &Inputs) {
         let Some(path) = self.state.as_ref().filter(|_| self.resume) else { return };

@@ -327,7 +327,24 @@ fn what_cannot_be_gone_on_with_says_why() {
     usage(&["--snapshot-every", "5"], "--state");
     usage(&["--state", "unused", "--snapshot-every", "0"], "no count and no time");
     usage(&["--state", "unused", "--snapshot-every", "5 parsecs"], "no count and no time");
+    // However it is written, and whether it is there or not.
     usage(&["--state", &ended.input], "is an input or an output");
+    let (folder, name) = ended.input.rsplit_once('/').unwrap();
+    let dotted = format!("{folder}/./../files/{name}");
+    usage(&["--state", &dotted], "is an input or an output");
+    let none = fresh("none");
+    let csv = format!("{none}.csv");
+    let by_uri = format!("file://{folder}/../state/none.csv");
+    for (state, flag, file) in [
+        (&csv, "--output", &csv),
+        (&csv, "--output", &by_uri),
+        (&csv, "--gates", &by_uri),
+        (&none, "--output", &format!("{none}.new")),
+        (&none, "--gates", &format!("{none}.previous")),
+    ] {
+        usage(&["--state", state, flag, file, "--output-format", "csv"], "is an input or an output");
+        assert!(!Path::new(file).exists(), "{file}");
+    }
 }
 
 #[test]

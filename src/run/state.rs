@@ -3,7 +3,7 @@
 //! | section | |
 //! |---|---|
 //! | `engine`, `stream {b}` | as [`mcedge_runtime::Engine::save`] writes them |
-//! | `inputs` | how far each was read, whose turn it was, the streams' names |
+//! | `inputs` | how far each was read and by which columns, whose turn it was, the streams' names |
 //! | `forecasts` | what is expected of each stream, and what is usual for it |
 //! | `outputs` | how far each was written |
 
@@ -135,7 +135,7 @@ impl State {
         let batch = stream.contract().batch;
         let forecast = stream.contract().output.size * 3 * size_of::<f64>();
         // A name is of no more than a line.
-        let names = (batch + inputs + 1) * source::Saved::most_bytes();
+        let names = batch * (source::LINE_MAX + 64) + (inputs + 1) * source::Saved::most_bytes();
         let most = stream.snapshot_bytes() + names + batch * (forecast + 64);
         let loaded = self.store.load(most).context("--state")?;
         let Some(loaded) = loaded else { return Ok(None) };

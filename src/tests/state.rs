@@ -270,18 +270,18 @@ fn what_cannot_be_gone_on_with_says_why() {
     let other = |flags: &[&str], message: &str| ended.fails(&[&["--resume"], flags].concat(), 1, message);
     other(&["--capacity", "3"], "the snapshot is of model `host-telemetry-linear-ssc` (its files: ");
     other(&["--batch", "2"], "the snapshot is of 1 stream, expected 2 streams");
-    other(
-        &[
-            "--time-column",
-            "load1",
-            "--columns",
-            "cpu_user,cpu_system,cpu_iowait,memory_used,disk_read,disk_write,\
-            net_received,net_sent,context_switches,time_s",
-            "--output-format",
-            "jsonl",
-        ],
-        "has rows of ",
+    other(&["--output-format", "jsonl"], "has rows of ");
+    let columns = "cpu_user,cpu_system,cpu_iowait,memory_used,disk_read,disk_write,net_received,net_sent,context_switches";
+    let with = |flags: &[&str], more: &str, message: &str| {
+        let columns = format!("{columns},{more}");
+        other(&[flags, &["--columns", &columns]].concat(), message);
+    };
+    with(
+        &["--time-column", "load1"],
+        "time_s",
+        "is read with the time in column `load1`, in the snapshot `time_s`",
     );
+    with(&[], "load1", "is read with channel 3 in column `memory_used`, in the snapshot `load1`");
     let log = file("errors.log", "text\n");
     let model = byte_model();
     let args =

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::{Contract, Input};
 use mcedge_runtime::snapshot::Snapshot;
@@ -116,7 +117,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let stream = Stream::open(&model, args.backend, &args.placement(), args.engine(model.contract())?)?;
     let mut flow = args.open(&model, stream, state.as_mut())?;
     if let Some(state) = &mut state {
-        state.begin(&mut flow);
+        let conditions = args.conditions(&model, flow.runner.stream());
+        state.begin(&mut flow, conditions);
     }
     let progress = if args.quiet { ProgressBar::hidden() } else { progress(&flow.inputs, &args.output) };
     let result = drain(&mut flow, state.as_mut(), &progress);
@@ -299,7 +301,11 @@ impl Args {
             eprintln!("{}", introduction(model, &stream, self));
             self.state.introduce(saved.is_some(), &inputs);
         }
-        let runner = Runner::new(stream, self.placement().chunks(model), self.on_divergence);
+        if let Some(saved) = &saved {
+            saved.warn_of_others(&self.conditions(model, &stream));
+        }
+        let mut runner = Runner::new(stream, self.placement().chunks(model), self.on_divergence);
+        runner.go_on(saved.map_or(0, |saved| saved.diverged));
         Ok(Flow { inputs, backlog, runner, outputs })
     }
 
@@ -312,6 +318,15 @@ impl Args {
         };
         let path = self.state.state.as_deref().unwrap_or(Path::new(""));
         restore().with_context(|| format!("--state {}", path.display()))
+    }
+
+    /// Where and how the engine runs, in words: what is told from the last bits of its answers.
+    fn conditions(&self, model: &Model, stream: &Stream) -> String {
+        let cuts = if self.placement().chunks(model) { "many tokens at once" } else { "tokens one by one" };
+        let divergence = self.on_divergence.to_possible_value();
+        let divergence = divergence.as_ref().map_or("", |value| value.get_name());
+        let max_norm = self.max_norm.map_or("none".into(), |norm| norm.to_string());
+        format!("{}, {cuts}, --on-divergence {divergence}, --max-norm {max_norm}", stream.place())
     }
 
     fn outputs(&self, inputs: &Inputs, stream: &Stream, saved: Option<&Saved>) -> Result<Outputs> {

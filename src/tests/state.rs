@@ -347,6 +347,30 @@ fn what_cannot_be_gone_on_with_says_why() {
     }
 }
 
+/// What is told of a run is told of all of it, and that it goes on otherwise.
+#[test]
+fn what_is_counted_goes_on_and_a_change_is_told() {
+    let huge = ROW.replace("0.1", "3e38");
+    let rows = |rows: usize| format!("{HEADER}\n{ROW}\n{huge}\n{}", format!("{ROW}\n").repeat(rows));
+    let (input, output, state) = (path("counted.csv"), path("counted.out.csv"), fresh("counted.state"));
+    let go = |flags: &[&str]| {
+        let args = ["run", TELEMETRY, "--input", &input, "--output", &output, "--state", &state, "--resume"];
+        let ran = run(&[&args, flags].concat());
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(ran.status.success(), "{said}");
+        said
+    };
+    fs::write(&input, rows(5)).unwrap();
+    assert!(go(&[]).contains("6 tokens; 1 without an answer"));
+    fs::write(&input, rows(9)).unwrap();
+    let said = go(&[]);
+    assert!(said.contains("10 tokens; 1 without an answer") && !said.contains("warning"), "{said}");
+    let said = go(&["--no-chunks"]);
+    assert!(said.contains("many tokens at once, ") && said.contains("tokens one by one, "), "{said}");
+    assert!(said.contains("what follows is not bit for bit"), "{said}");
+    assert!(go(&["--no-chunks", "--max-norm", "1e9"]).contains("--max-norm 1000000000: what follows"));
+}
+
 #[test]
 fn a_damaged_generation_gives_way_to_the_one_before_it() {
     let ended = Ended::new("damaged");

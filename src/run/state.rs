@@ -7,6 +7,11 @@
 //! | `inputs` | how far each was read and by which columns, whose turn it was, the streams' names |
 //! | `forecasts` | what is expected of each stream, and what is usual for it |
 //! | `outputs` | how far each was written |
+//!
+//! A run that goes on gives, byte for byte, what an undisturbed one gives of the files as they are. Of a file that grows
+//! between two runs it gives that but for the last bits: where tokens are run many at once, the first run's last piece
+//! ends where the file then ended, and one run over all of it cuts its pieces otherwise. Tokens that are run one by one know
+//! no pieces.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -38,9 +43,10 @@ pub struct StateArgs {
     /// Keep what the run remembers in FILE, and the generation before it in FILE.previous
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// Go on from --state, or begin where there is none yet. Files go on to the byte, and standard output gets the rows since
-    /// the last snapshot once more. A stream goes on with what comes: an output that is a file keeps what it has, and counts
-    /// on from the last snapshot
+    /// Go on from --state, or begin where there is none yet. Files go on to the byte; one that has grown goes on as one run
+    /// over all of it does but for rounding, with --no-chunks to the byte. Standard output gets the rows since the last
+    /// snapshot once more. A stream goes on with what comes: an output that is a file keeps the rows that it has, and the next
+    /// are counted on from the last snapshot
     #[arg(long, requires = "state")]
     resume: bool,
     /// How often to make a snapshot, at the least: after so many samples or tokens, or a time such as 500ms, 30s, 5m. One
@@ -158,8 +164,8 @@ impl State {
         Ok(Some(loaded.bytes))
     }
 
-    /// Counts time and tokens from here on, of a run under these conditions. Of what comes but once a first snapshot is made at once: without any, a resumed
-    /// run makes its outputs anew.
+    /// Counts time and tokens from here on, of a run under these conditions. Of what comes but once a first snapshot is made
+    /// at once: without any, a resumed run makes its outputs anew.
     pub fn begin(&mut self, flow: &mut Flow, conditions: String) {
         self.conditions = conditions;
         self.last = (Instant::now(), flow.runner.taken());

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::{Contract, Input};
 use mcedge_runtime::snapshot::Snapshot;
@@ -116,7 +117,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let stream = Stream::open(&model, args.backend, &args.placement(), args.engine(model.contract())?)?;
     let mut flow = args.open(&model, stream, state.as_mut())?;
     if let Some(state) = &mut state {
-        state.begin(&mut flow);
+        let conditions = args.conditions(&model, flow.runner.stream());
+        state.begin(&mut flow, conditions);
     }
     let progress = if args.quiet { ProgressBar::hidden() } else { progress(&flow.inputs, &args.output) };
     let result = drain(&mut flow, state.as_mut(), &progress);
@@ -222,19 +224,15 @@ impl Args {
         ensure!(self.spill.is_none() || self.state.state.is_none(), both);
         let is_output = |gates: &String| *gates == self.output || sink::is_same_file(gates, &self.output);
         ensure!(!self.gates.as_ref().is_some_and(is_output), usage("--gates and --output are the same file"));
-        let state = self.state.state.as_ref().map(|path| path.to_string_lossy());
         let files = self.input.iter().chain([&self.output]).chain(&self.gates);
-        let is_state = |file: &String| {
-            state.as_ref().is_some_and(|state| sink::is_same_file(state, file) || state == file)
-        };
-        let taken = files.into_iter().find(|file| is_state(file));
-        ensure!(
-            taken.is_none(),
-            Usage(format!(
-                "--state {}: is an input or an output of the run",
-                taken.map_or("", String::as_str)
-            ))
-        );
+        let taken: Vec<PathBuf> = files.filter_map(|uri| sink::place(uri)).collect();
+        for file in self.state.files() {
+            let is_taken = sink::place_of(&file).is_some_and(|place| taken.contains(&place));
+            ensure!(
+                !is_taken,
+                Usage(format!("--state: {} is an input or an output of the run", file.display()))
+            );
+        }
         Ok(())
     }
 
@@ -303,7 +301,11 @@ impl Args {
             eprintln!("{}", introduction(model, &stream, self));
             self.state.introduce(saved.is_some(), &inputs);
         }
-        let runner = Runner::new(stream, self.placement().chunks(model), self.on_divergence);
+        if let Some(saved) = &saved {
+            saved.warn_of_others(&self.conditions(model, &stream));
+        }
+        let mut runner = Runner::new(stream, self.placement().chunks(model), self.on_divergence);
+        runner.go_on(saved.map_or(0, |saved| saved.diverged));
         Ok(Flow { inputs, backlog, runner, outputs })
     }
 
@@ -316,6 +318,15 @@ impl Args {
         };
         let path = self.state.state.as_deref().unwrap_or(Path::new(""));
         restore().with_context(|| format!("--state {}", path.display()))
+    }
+
+    /// Where and how the engine runs, in words: what is told from the last bits of its answers.
+    fn conditions(&self, model: &Model, stream: &Stream) -> String {
+        let cuts = if self.placement().chunks(model) { "many tokens at once" } else { "tokens one by one" };
+        let divergence = self.on_divergence.to_possible_value();
+        let divergence = divergence.as_ref().map_or("", |value| value.get_name());
+        let max_norm = self.max_norm.map_or("none".into(), |norm| norm.to_string());
+        format!("{}, {cuts}, --on-divergence {divergence}, --max-norm {max_norm}", stream.place())
     }
 
     fn outputs(&self, inputs: &Inputs, stream: &Stream, saved: Option<&Saved>) -> Result<Outputs> {

@@ -20,7 +20,7 @@ mod tests;
 
 use std::fs;
 use std::io::{self, BufWriter};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use clap::ValueEnum;
@@ -304,9 +304,21 @@ fn path_of(uri: &str) -> &str {
     uri.strip_prefix("file://").unwrap_or(uri)
 }
 
-/// Whether two URIs are of one file that is there.
+/// Whether two URIs are of one file, there or not.
 pub fn is_same_file(a: &str, b: &str) -> bool {
-    let canonical = |uri: &str| fs::canonicalize(path_of(uri)).ok();
-    let is_file = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
-    canonical(a).filter(is_file).is_some_and(|a| canonical(b) == Some(a))
+    place(a).is_some_and(|a| place(b) == Some(a))
+}
+
+/// Where the file of a URI is, or would be: see [`place_of`].
+pub fn place(uri: &str) -> Option<PathBuf> {
+    if uri == "-" { None } else { place_of(Path::new(path_of(uri))) }
+}
+
+/// Where a file is, or would be, however its path is written; none of what is there and no file, and in no folder.
+pub fn place_of(path: &Path) -> Option<PathBuf> {
+    if let Ok(place) = fs::canonicalize(path) {
+        return Some(place).filter(|place| fs::metadata(place).is_ok_and(|metadata| metadata.is_file()));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    Some(fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?.join(path.file_name()?))
 }

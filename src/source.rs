@@ -23,6 +23,7 @@ use crate::Usage;
 use bytes::{Bytes, Lines, Need};
 pub use bytes::{LINE_MAX, POLL};
 pub use npy::read as read_array;
+use saved::Reading;
 pub use saved::{Position, Saved, checksums};
 
 /// Names that a time column goes by, in lower case.

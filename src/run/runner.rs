@@ -110,9 +110,19 @@ impl Runner {
         Runner { stream, pace, most, who, piece, outputs, on_divergence, diverged: 0 }
     }
 
-    /// Tokens so far, over all streams.
-    pub fn tokens(&self) -> u64 {
-        self.stream.position().0
+    /// Counts samples without an answer on from a snapshot's.
+    pub fn go_on(&mut self, diverged: u64) {
+        self.diverged = diverged;
+    }
+
+    /// Tokens so far, over all streams, those without an answer too.
+    pub fn taken(&self) -> u64 {
+        self.stream.position().0 + self.diverged
+    }
+
+    /// Samples without an answer.
+    pub fn diverged(&self) -> u64 {
+        self.diverged
     }
 
     /// The streams.

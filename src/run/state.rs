@@ -2,10 +2,16 @@
 //!
 //! | section | |
 //! |---|---|
+//! | `run` | where and how the engine runs, in words, and samples without an answer |
 //! | `engine`, `stream {b}` | as [`mcedge_runtime::Engine::save`] writes them |
-//! | `inputs` | how far each was read, whose turn it was, the streams' names |
+//! | `inputs` | how far each was read and by which columns, whose turn it was, the streams' names |
 //! | `forecasts` | what is expected of each stream, and what is usual for it |
 //! | `outputs` | how far each was written |
+//!
+//! A run that goes on gives, byte for byte, what an undisturbed one gives of the files as they are. Of a file that grows
+//! between two runs it gives that but for the last bits: where tokens are run many at once, the first run's last piece
+//! ends where the file then ended, and one run over all of it cuts its pieces otherwise. Tokens that are run one by one know
+//! no pieces.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,6 +29,9 @@ use crate::stream::Stream;
 
 /// How often a snapshot is made when nobody says.
 const EVERY: Duration = Duration::from_secs(30);
+const RUN: &str = "run";
+/// The most bytes of how the engine runs.
+const CONDITIONS: usize = 1 << 10;
 const INPUTS: &str = "inputs";
 const FORECASTS: &str = "forecasts";
 const OUTPUTS: &str = "outputs";
@@ -34,9 +43,10 @@ pub struct StateArgs {
     /// Keep what the run remembers in FILE, and the generation before it in FILE.previous
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// Go on from --state, or begin where there is none yet. Files go on to the byte, and standard output gets the rows since
-    /// the last snapshot once more. A stream goes on with what comes: an output that is a file keeps what it has, and counts
-    /// on from the last snapshot
+    /// Go on from --state, or begin where there is none yet. Files go on to the byte; one that has grown goes on as one run
+    /// over all of it does but for rounding, with --no-chunks to the byte. Standard output gets the rows since the last
+    /// snapshot once more. A stream goes on with what comes: an output that is a file keeps the rows that it has, and the next
+    /// are counted on from the last snapshot
     #[arg(long, requires = "state")]
     resume: bool,
     /// How often to make a snapshot, at the least: after so many samples or tokens, or a time such as 500ms, 30s, 5m. One
@@ -60,6 +70,8 @@ pub struct State {
     path: PathBuf,
     every: Every,
     draft: Draft,
+    /// Where and how the engine runs, in words.
+    conditions: String,
     /// The last snapshot's time and tokens.
     last: (Instant, u64),
     /// What the last snapshot ends with, which no other has.
@@ -72,6 +84,9 @@ pub struct State {
 
 /// The application's part of a snapshot.
 pub struct Saved {
+    /// Samples without an answer.
+    pub diverged: u64,
+    conditions: String,
     pub inputs: SavedInputs,
     pub outputs: SavedOutputs,
 }
@@ -99,6 +114,7 @@ impl StateArgs {
             path: path.clone(),
             every: self.snapshot_every.unwrap_or(Every::Time(EVERY)),
             draft: Draft::default(),
+            conditions: String::new(),
             last: (Instant::now(), 0),
             digest: None,
             has_ended: false,
@@ -109,6 +125,11 @@ impl StateArgs {
 }
 
 impl StateArgs {
+    /// Every file that is read or written for snapshots.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.state.iter().flat_map(|path| Store::new(Files, path).files())
+    }
+
     /// Says on standard error from where the run goes on, where it might.
     pub fn introduce(&self, is_resumed: bool, inputs: &Inputs) {
         let Some(path) = self.state.as_ref().filter(|_| self.resume) else { return };
@@ -130,8 +151,8 @@ impl State {
         let batch = stream.contract().batch;
         let forecast = stream.contract().output.size * 3 * size_of::<f64>();
         // A name is of no more than a line.
-        let names = (batch + inputs + 1) * source::Saved::most_bytes();
-        let most = stream.snapshot_bytes() + names + batch * (forecast + 64);
+        let names = batch * (source::LINE_MAX + 64) + (inputs + 1) * source::Saved::most_bytes();
+        let most = stream.snapshot_bytes() + CONDITIONS + names + batch * (forecast + 64);
         let loaded = self.store.load(most).context("--state")?;
         let Some(loaded) = loaded else { return Ok(None) };
         if let Some(error) = loaded.instead_of {
@@ -143,10 +164,11 @@ impl State {
         Ok(Some(loaded.bytes))
     }
 
-    /// Counts time and tokens from here on. Of what comes but once a first snapshot is made at once: without any, a resumed
-    /// run makes its outputs anew.
-    pub fn begin(&mut self, flow: &mut Flow) {
-        self.last = (Instant::now(), flow.runner.tokens());
+    /// Counts time and tokens from here on, of a run under these conditions. Of what comes but once a first snapshot is made
+    /// at once: without any, a resumed run makes its outputs anew.
+    pub fn begin(&mut self, flow: &mut Flow, conditions: String) {
+        self.conditions = conditions;
+        self.last = (Instant::now(), flow.runner.taken());
         if !flow.inputs.can_go_back() {
             self.keep(flow);
         }
@@ -156,7 +178,7 @@ impl State {
     pub fn keep_if_due(&mut self, flow: &mut Flow) {
         let (time, tokens) = self.last;
         let is_due = match self.every {
-            Every::Tokens(count) => flow.runner.tokens() - tokens >= count,
+            Every::Tokens(count) => flow.runner.taken() - tokens >= count,
             Every::Time(every) => time.elapsed() >= every,
         };
         if is_due {
@@ -175,7 +197,7 @@ impl State {
         if self.has_ended {
             return true;
         }
-        self.last = (Instant::now(), flow.runner.tokens());
+        self.last = (Instant::now(), flow.runner.taken());
         match self.try_keep(flow) {
             Ok(is_new) => self.made += u64::from(is_new),
             Err(error) => {
@@ -191,6 +213,9 @@ impl State {
         let Flow { inputs, backlog, runner, outputs } = flow;
         let draft = &mut self.draft;
         draft.clear();
+        draft.section(RUN);
+        draft.text(&self.conditions);
+        draft.u64(runner.diverged());
         runner.stream().save(draft)?;
         draft.section(INPUTS);
         inputs.save(draft)?;
@@ -219,8 +244,24 @@ impl State {
 impl Saved {
     /// The application's part of a snapshot, for a batch of `batch` streams.
     pub fn read(snapshot: &Snapshot<'_>, batch: usize) -> Result<Self> {
+        let mut run = snapshot.section(RUN)?;
+        let conditions = run.text("how it runs")?.to_owned();
+        let diverged = run.counter("samples without an answer")?;
+        run.end()?;
         let inputs = SavedInputs::read(batch, snapshot.section(INPUTS)?)?;
-        Ok(Self { inputs, outputs: SavedOutputs::read(snapshot.section(OUTPUTS)?)? })
+        let outputs = SavedOutputs::read(snapshot.section(OUTPUTS)?)?;
+        Ok(Self { diverged, conditions, inputs, outputs })
+    }
+
+    /// Says so where what follows is not bit for bit what an undisturbed run gives.
+    pub fn warn_of_others(&self, conditions: &str) {
+        if self.conditions != conditions {
+            let found = &self.conditions;
+            eprintln!(
+                "mcedge: warning: the snapshot is of a run on {found}; this one is on {conditions}: what follows is not bit for \
+                 bit what followed there"
+            );
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use mcedge_models::contract::Input;
 
 use super::bytes::Lines;
 use super::{
-    Fields, Options, Read, Row, channel_names, check_columns, check_finite, check_token, is_time_name, list,
-    shown,
+    Fields, Options, Read, Reading, Row, channel_names, check_columns, check_finite, check_token,
+    is_time_name, list, shown,
 };
 
 /// What may separate columns, the likeliest first.
@@ -21,6 +21,7 @@ pub struct Csv {
     pub lines: Lines,
     cells: Cells,
     columns: Columns,
+    has_header: bool,
     input: Input,
 }
 
@@ -55,7 +56,20 @@ impl Csv {
         let columns = Columns::find(first, header, &cells, input, options)?;
         fields.time = columns.time.is_some();
         fields.channels = columns.channel_names(header, input, options);
-        Ok(Csv { lines, cells, columns, input: input.clone() })
+        Ok(Csv { lines, cells, columns, has_header: header, input: input.clone() })
+    }
+
+    /// What of a line is taken for what.
+    pub fn reading(&self) -> Reading {
+        let Columns { names, channels, time, stream } = &self.columns;
+        let name = |&column: &usize| names[column].clone();
+        Reading {
+            delimiter: self.cells.delimiter,
+            has_header: self.has_header,
+            time: time.as_ref().map(name),
+            stream: stream.as_ref().map(name),
+            channels: channels.iter().map(name).collect(),
+        }
     }
 
     pub fn next(&mut self, row: &mut Row) -> Result<Read> {

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::bytes::Lines;
 use super::{
-    Fields, Options, Read, Row, channel_names, check_columns, check_finite, check_token, is_time_name, list,
-    shown,
+    Fields, Options, Read, Reading, Row, channel_names, check_columns, check_finite, check_token,
+    is_time_name, list, shown,
 };
 
 /// The key of a whole sample.
@@ -84,6 +84,13 @@ impl Jsonl {
         let keys = Keys { channels, time, stream, answers, input: input.clone() };
         fields.time = first.is_some_and(|object| keys.time(&object).is_some());
         Ok(Jsonl { lines, keys })
+    }
+
+    /// What of a line is taken for what.
+    pub fn reading(&self) -> Reading {
+        let Keys { channels, time, stream, .. } = &self.keys;
+        let (channels, time, stream) = (channels.clone(), time.clone(), stream.clone());
+        Reading { channels, time, stream, ..Reading::default() }
     }
 
     pub fn next(&mut self, row: &mut Row) -> Result<Read> {

@@ -40,6 +40,75 @@ pub struct Saved {
     pub at: Position,
     /// CRC32 of the file's beginning, and of what is before the offset.
     checksums: [u32; 2],
+    reading: Reading,
+}
+
+/// What of a record is taken for what; nothing where records have no names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// What separates the columns; 0 where nothing does.
+    pub delimiter: u8,
+    /// Whether names are those of a header; columns are numbered else.
+    pub has_header: bool,
+    /// The column or key of the time, empty where none is known before a record comes.
+    pub time: Option<String>,
+    /// That of the stream.
+    pub stream: Option<String>,
+    /// Those of the model's channels.
+    pub channels: Vec<String>,
+}
+
+impl Reading {
+    /// What [`Reading::save`] has written.
+    fn read(saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
+        let delimiter = saved.bytes("a delimiter", 1)?[0];
+        let has_header = saved.flag("whether there is a header")?;
+        let [time, stream] = [name(saved)?, name(saved)?];
+        let channels = (0..saved.count("columns", LINE_MAX)?).map(|_| Ok(saved.text("a column")?.to_owned()));
+        Ok(Self { delimiter, has_header, time, stream, channels: channels.collect::<Result<_, _>>()? })
+    }
+
+    fn save(&self, draft: &mut Draft) {
+        draft.bytes(&[self.delimiter]);
+        draft.flag(self.has_header);
+        for name in [&self.time, &self.stream] {
+            draft.flag(name.is_some());
+            draft.text(name.as_deref().unwrap_or_default());
+        }
+        draft.count(self.channels.len());
+        self.channels.iter().for_each(|name| draft.text(name));
+    }
+
+    /// Whether records are read as those of a snapshot.
+    fn check(&self, expected: &Self) -> Result<()> {
+        let same = |what: &str, found: Option<&str>, expected: Option<&str>| {
+            let name = |name: Option<&str>| name.map_or("none".into(), |name| format!("`{}`", shown(name)));
+            let (is_same, found, expected) = (found == expected, name(found), name(expected));
+            ensure!(is_same, "is read with {what} {found}, in the snapshot {expected}");
+            Ok(())
+        };
+        let delimiters = [self, expected].map(|reading| (reading.delimiter as char).to_string());
+        same("delimiter", Some(&delimiters[0]), Some(&delimiters[1]))?;
+        if self.has_header != expected.has_header {
+            // Numbers and names are not to be compared: a stream may go on without its header.
+            return Ok(());
+        }
+        same("the time in column", self.time.as_deref(), expected.time.as_deref())?;
+        same("the stream in column", self.stream.as_deref(), expected.stream.as_deref())?;
+        for channel in 0..self.channels.len().max(expected.channels.len()) {
+            let name = |reading: &'_ Self| reading.channels.get(channel).cloned();
+            let what = format!("channel {channel} in column");
+            same(&what, name(self).as_deref(), name(expected).as_deref())?;
+        }
+        Ok(())
+    }
+}
+
+/// A name that may not be there.
+fn name(saved: &mut Section<'_>) -> Result<Option<String>, SnapshotError> {
+    let is_there = saved.flag("whether a column is known")?;
+    let name = saved.text("a column")?;
+    Ok(is_there.then(|| name.to_owned()))
 }
 
 impl Saved {
@@ -56,12 +125,12 @@ impl Saved {
         let is_half = saved.flag("whether the last line has no end")?;
         let checksums = [saved.u32("a checksum")?, saved.u32("a checksum")?];
         let at = Position { offset, line, rows, bad, time, is_half };
-        Ok(Self { format, is_file, at, checksums })
+        Ok(Self { format, is_file, at, checksums, reading: Reading::read(saved)? })
     }
 
-    /// The most bytes of an input in a snapshot.
+    /// The most bytes of an input in a snapshot: a time, the names of columns, which are of a line, and their lengths.
     pub const fn most_bytes() -> usize {
-        LINE_MAX + 256
+        8 * LINE_MAX
     }
 
     /// Whether what is at `path` can be gone on with: it is of the same kind, and a file begins with what was read of it.
@@ -156,6 +225,7 @@ impl Source {
         draft.text(&at.time);
         draft.flag(at.is_half);
         checksums.into_iter().for_each(|checksum| draft.u32(checksum));
+        self.reading().save(draft);
         Ok(())
     }
 
@@ -164,10 +234,11 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// It is of another format; the file cannot be gone to that place in.
+    /// It is of another format, or is read otherwise; the file cannot be gone to that place in.
     pub(super) fn resume(&mut self, saved: &Saved) -> Result<()> {
         let (found, expected) = (self.format(), saved.format);
         ensure!(found == expected, "is read as {found:?}, the snapshot is of {expected:?}");
+        self.reading().check(&saved.reading)?;
         if self.can_go_back() && saved.at.offset > 0 {
             let Position { offset, line, rows, .. } = saved.at;
             match &mut self.reader {
@@ -181,6 +252,14 @@ impl Source {
         (self.rows, self.bad) = (saved.at.rows, saved.at.bad);
         self.at = saved.at.clone();
         Ok(())
+    }
+
+    fn reading(&self) -> Reading {
+        match &self.reader {
+            Reader::Csv(csv) => csv.reading(),
+            Reader::Jsonl(jsonl) => jsonl.reading(),
+            Reader::Npy(_) | Reader::Text(_) | Reader::Bytes(_) => Reading::default(),
+        }
     }
 
     fn format(&self) -> Format {

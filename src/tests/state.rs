@@ -282,18 +282,18 @@ fn what_cannot_be_gone_on_with_says_why() {
     let other = |flags: &[&str], message: &str| ended.fails(&[&["--resume"], flags].concat(), 1, message);
     other(&["--capacity", "3"], "the snapshot is of model `host-telemetry-linear-ssc` (its files: ");
     other(&["--batch", "2"], "the snapshot is of 1 stream, expected 2 streams");
-    other(
-        &[
-            "--time-column",
-            "load1",
-            "--columns",
-            "cpu_user,cpu_system,cpu_iowait,memory_used,disk_read,disk_write,\
-            net_received,net_sent,context_switches,time_s",
-            "--output-format",
-            "jsonl",
-        ],
-        "has rows of ",
+    other(&["--output-format", "jsonl"], "has rows of ");
+    let columns = "cpu_user,cpu_system,cpu_iowait,memory_used,disk_read,disk_write,net_received,net_sent,context_switches";
+    let with = |flags: &[&str], more: &str, message: &str| {
+        let columns = format!("{columns},{more}");
+        other(&[flags, &["--columns", &columns]].concat(), message);
+    };
+    with(
+        &["--time-column", "load1"],
+        "time_s",
+        "is read with the time in column `load1`, in the snapshot `time_s`",
     );
+    with(&[], "load1", "is read with channel 3 in column `memory_used`, in the snapshot `load1`");
     let log = file("errors.log", "text\n");
     let model = byte_model();
     let args =
@@ -339,7 +339,48 @@ fn what_cannot_be_gone_on_with_says_why() {
     usage(&["--snapshot-every", "5"], "--state");
     usage(&["--state", "unused", "--snapshot-every", "0"], "no count and no time");
     usage(&["--state", "unused", "--snapshot-every", "5 parsecs"], "no count and no time");
+    // However it is written, and whether it is there or not.
     usage(&["--state", &ended.input], "is an input or an output");
+    let (folder, name) = ended.input.rsplit_once('/').unwrap();
+    let dotted = format!("{folder}/./../files/{name}");
+    usage(&["--state", &dotted], "is an input or an output");
+    let none = fresh("none");
+    let csv = format!("{none}.csv");
+    let by_uri = format!("file://{folder}/../state/none.csv");
+    for (state, flag, file) in [
+        (&csv, "--output", &csv),
+        (&csv, "--output", &by_uri),
+        (&csv, "--gates", &by_uri),
+        (&none, "--output", &format!("{none}.new")),
+        (&none, "--gates", &format!("{none}.previous")),
+    ] {
+        usage(&["--state", state, flag, file, "--output-format", "csv"], "is an input or an output");
+        assert!(!Path::new(file).exists(), "{file}");
+    }
+}
+
+/// What is told of a run is told of all of it, and that it goes on otherwise.
+#[test]
+fn what_is_counted_goes_on_and_a_change_is_told() {
+    let huge = ROW.replace("0.1", "3e38");
+    let rows = |rows: usize| format!("{HEADER}\n{ROW}\n{huge}\n{}", format!("{ROW}\n").repeat(rows));
+    let (input, output, state) = (path("counted.csv"), path("counted.out.csv"), fresh("counted.state"));
+    let go = |flags: &[&str]| {
+        let args = ["run", TELEMETRY, "--input", &input, "--output", &output, "--state", &state, "--resume"];
+        let ran = run(&[&args, flags].concat());
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(ran.status.success(), "{said}");
+        said
+    };
+    fs::write(&input, rows(5)).unwrap();
+    assert!(go(&[]).contains("6 tokens; 1 without an answer"));
+    fs::write(&input, rows(9)).unwrap();
+    let said = go(&[]);
+    assert!(said.contains("10 tokens; 1 without an answer") && !said.contains("warning"), "{said}");
+    let said = go(&["--no-chunks"]);
+    assert!(said.contains("many tokens at once, ") && said.contains("tokens one by one, "), "{said}");
+    assert!(said.contains("what follows is not bit for bit"), "{said}");
+    assert!(go(&["--no-chunks", "--max-norm", "1e9"]).contains("--max-norm 1000000000: what follows"));
 }
 
 #[test]

@@ -44,8 +44,9 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Spilled`] when memories of this engine lie in a file; [`SnapshotError::Other`] when the snapshot is of another model, number of streams, policy or number of slots;
-    /// [`SnapshotError::Content`] when something in it cannot be. No stream has then changed.
+    /// [`SnapshotError::Spilled`] when memories of this engine lie in a file; [`SnapshotError::Other`] when the snapshot is of
+    /// another model, number of streams, policy or number of slots; [`SnapshotError::Content`] when something in it cannot be.
+    /// No stream has then changed.
     pub fn restore(&mut self, snapshot: &Snapshot<'_>) -> Result<(), SnapshotError> {
         self.check_in_ram()?;
         self.check_kind(snapshot)?;

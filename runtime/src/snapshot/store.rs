@@ -165,6 +165,12 @@ impl<D: Disk> Store<D> {
         [self.path.clone(), self.beside("previous")]
     }
 
+    /// Every file that it reads or writes: the generations, and one in the making.
+    pub fn files(&self) -> [PathBuf; 3] {
+        let [last, previous] = self.generations();
+        [last, previous, self.beside("new")]
+    }
+
     /// Reads the last generation, or the one before it where that is not to be had; nothing where neither is there.
     ///
     /// # Errors

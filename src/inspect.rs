@@ -47,7 +47,7 @@ pub fn inspect(args: &Args) -> Result<ExitCode> {
     let budget = args.options.cache_budget;
     let within = budget.map(|budget| budget.checkpoints(model.contract())).transpose()?.flatten();
     if args.json {
-        say!("{:#}", json(&model, &footprint));
+        say!("{:#}", json(&model, &footprint, within));
     } else {
         say!("{}", table(&model, &footprint, within).trim_end());
     }
@@ -65,10 +65,13 @@ fn draw(gates: &str, output: Option<&Path>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn json(model: &Model, footprint: &Footprint) -> Value {
+/// `within` is what a budget allows of checkpoints a stream.
+fn json(model: &Model, footprint: &Footprint, within: Option<usize>) -> Value {
+    let capacity = model.contract().capacity;
     let Footprint { state, cache, weights, buffers, shared, .. } = *footprint;
     json!({
         "contract": model.contract(),
+        "slots": within.map_or(capacity, |within| within.min(capacity)),
         "bytes": {
             "graph": model.step().len(), "chunk": model.chunk().map_or(0, <[u8]>::len),
             "weights": weights, "state": state, "cache": cache, "buffers": buffers, "shared": shared,

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::Contract;
 use mcedge_models::spec::Segmentation;
-use mcedge_runtime::{EngineOptions, Model, checkpoint_bytes};
+use mcedge_runtime::{EngineOptions, Error, Model, checkpoint_bytes};
 
 use crate::Usage;
 use crate::bundle::{self, BundleArg};
@@ -27,7 +27,7 @@ use crate::export::Options;
 use crate::run::Reading;
 use crate::stream::{BackendArg, Placement, Stream};
 use input::Sequence;
-use loss::Task;
+use loss::{Losses, Task};
 use plan::{Chosen, Evict, Share};
 use report::{Cell, Report};
 use trial::{Difference, Measured, Trial};
@@ -98,7 +98,7 @@ fn run(args: &Args, model: &Model, sequences: &[Sequence], longest: usize, chose
     let options = EngineOptions { slots: args.bundle.slots(contract)?, ..EngineOptions::default() };
     let stream = trial.open(options)?;
     let (place, slots) = (stream.place(), stream.slots());
-    let (all, made, expected) = with_all(&trial, stream, longest)?;
+    let (all, made, expected) = with_all(&trial, stream, longest).context("with all of the cache")?;
     // Without a cache nothing is made of what segments leave; and a larger cache than what is made is as large as that.
     let made = if contract.cache.is_empty() { 0 } else { made };
     let full = made.min(slots);
@@ -107,7 +107,7 @@ fn run(args: &Args, model: &Model, sequences: &[Sequence], longest: usize, chose
     progress.set_length(((2 + chosen.policies.len() * smaller) * tokens) as u64);
 
     let none = EngineOptions { slots: Some(0), ..EngineOptions::default() };
-    let (without, differs) = compared(&trial, none, &expected)?;
+    let (without, differs) = compared(&trial, none, &expected).context("without a cache")?;
     let same = Difference::from(&[]);
     let with_all = Cell::new(full, &all, &same, &without.losses);
     let mut cells = Vec::new();
@@ -119,9 +119,8 @@ fn run(args: &Args, model: &Model, sequences: &[Sequence], longest: usize, chose
         let cell = if level.slots == made {
             with_all.clone()
         } else {
-            let (measured, difference) = compared(&trial, options, &expected)
-                .with_context(|| format!("policy `{policy}` with {} checkpoints", level.slots))?;
-            Cell::new(level.slots, &measured, &difference, &without.losses)
+            let ran = cell(level.slots, compared(&trial, options, &expected), &without.losses);
+            ran.with_context(|| format!("policy `{policy}` with {} checkpoints", level.slots))?
         };
         cells.push(Cell { policy: Some(policy), budgets: level.budgets.clone(), ..cell });
     }
@@ -152,6 +151,17 @@ fn compared<'e>(
     let mut difference = Difference::from(expected);
     let measured = trial.run(trial.open(options)?, |found| difference.take(found))?;
     Ok((measured, difference))
+}
+
+/// The cell of a run with `slots` checkpoints. One that diverges has failed, and others may still stand.
+fn cell(slots: usize, ran: Result<(Measured, Difference<'_>)>, without: &Losses) -> Result<Cell> {
+    match ran {
+        Ok((measured, difference)) => Ok(Cell::new(slots, &measured, &difference, without)),
+        Err(error) => match error.downcast_ref() {
+            Some(Error::Diverged { .. }) => Ok(Cell::failed(slots, format!("{error:#}"))),
+            _ => Err(error),
+        },
+    }
 }
 
 /// The run with all of the cache: what it measured, the most checkpoints that a sequence would have at a time, if none
@@ -209,4 +219,23 @@ fn progress() -> ProgressBar {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_diverges_fails_and_the_sweep_goes_on() {
+        let diverged = Error::Diverged { tensor: "present.0.m".into(), over: None, token: 7, stream: None };
+        let ran = Err(anyhow!(diverged).context("sequence 3"));
+        let found = cell(5, ran, &Losses::new(0)).unwrap();
+        let why = found.failed.unwrap();
+        assert!(why.starts_with("sequence 3: ") && why.contains("token 7"), "{why}");
+        assert_eq!((found.slots, found.loss), (5, None));
+        let other = Error::Backend { backend: "tract", message: "out of memory".into() };
+        assert!(cell(5, Err(other.into()), &Losses::new(0)).is_err());
+    }
 }

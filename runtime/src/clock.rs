@@ -34,6 +34,11 @@ impl Clock {
         Self { segmentation, tokens: 0, start: 0, losses }
     }
 
+    /// Bytes of what it allocates.
+    pub(crate) fn bytes(contract: &Contract) -> usize {
+        window(contract.segmentation) * size_of::<f64>()
+    }
+
     /// Goes back to the start of a stream.
     pub(crate) fn reset(&mut self) {
         (self.tokens, self.start) = (0, 0);

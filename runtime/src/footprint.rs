@@ -6,6 +6,7 @@ use mcedge_models::spec::Segmentation;
 
 use crate::Model;
 use crate::cache::{Slots, cache_bytes};
+use crate::clock::Clock;
 use crate::policy::Scratch;
 
 /// Bytes of a token, of a length or of an index.
@@ -30,10 +31,10 @@ pub struct Footprint {
     pub weights: usize,
     /// What the engine holds of all streams besides state and cache, for each graph: `present.*`, and `input`, `output`,
     /// gates and losses of its longest run; and for all graphs the state's start, the last that is known to be
-    /// good, gates by age and what is noted of each checkpoint.
+    /// good, gates by age, what is noted of each checkpoint, and the losses that surprise looks back on.
     pub buffers: usize,
-    /// What is used for one stream after the other: memory to work in of the kernels, one a block and graph, and of the
-    /// policy.
+    /// What is used for one stream after the other: memory to work in of the policy, and of the kernels, one a block and
+    /// graph. Where no kernel runs, as on a GPU or over plain bodies, the latter is not there.
     pub shared: usize,
 }
 
@@ -103,7 +104,11 @@ fn engine_bytes(contract: &Contract) -> usize {
     // The lengths of a stream's segment and of its cache.
     let lengths = 2 * WORD;
     start_and_good
-        + contract.batch * (gates(contract) * NUMBER + slots(contract) * Slots::BYTES_A_SLOT + lengths)
+        + contract.batch
+            * (gates(contract) * NUMBER
+                + slots(contract) * Slots::BYTES_A_SLOT
+                + lengths
+                + Clock::bytes(contract))
 }
 
 fn policy_bytes(contract: &Contract) -> usize {

@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use counting::{ALLOCATIONS, LIVE_BYTES};
 use half::f16;
 use mcedge_kernel::Kernel;
+use mcedge_models::Weights;
 use mcedge_models::contract::{BlockFunction, Contract, Dtype};
 use mcedge_models::spec::Spec;
-use mcedge_models::{Tensor, Weights, parameters};
 use mcedge_runtime::{Backend, Backlog, Element, Engine, EngineOptions, Error, Footprint, Model};
 use plain::Plain;
 use serde_json::{Value, json};
@@ -92,21 +92,20 @@ impl Backend for Zeros {
     }
 }
 
-fn model(memory: &Value, aggregation: &str, options: mcedge_export::Options) -> Model {
+fn constant() -> Value {
+    json!({"kind": "constant", "size": 24})
+}
+
+fn model(memory: &Value, aggregation: &str, segmentation: &Value, options: mcedge_export::Options) -> Model {
     let config = json!({
         "format": "mcedge/1", "name": "footprint", "input": {"kind": "features", "size": 30}, "d_model": 128,
         "blocks": [{"norm": "layer_norm", "num_heads": 2, "memory": memory,
                     "caching": {"aggregation": aggregation, "init": "continue",
-                                "segmentation": {"kind": "constant", "size": 24}}}],
+                                "segmentation": segmentation}}],
         "head": {"kind": "regression", "size": 50},
     });
     let spec = Spec::parse(config.to_string().as_bytes()).unwrap();
-    let zeros = parameters(&spec).into_iter().map(|parameter| {
-        let data = vec![0.01; parameter.shape.iter().product()];
-        (parameter.name, Tensor { shape: parameter.shape, data })
-    });
-    let weights = Weights::new(zeros.collect(), &spec).unwrap();
-    let bundle = mcedge_export::bundle(&spec, &weights, options).unwrap();
+    let bundle = mcedge_export::bundle(&spec, &Weights::made_up(&spec), options).unwrap();
     Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state).unwrap()
 }
 
@@ -129,14 +128,20 @@ fn held(model: &Model, chunks: bool) -> usize {
 fn an_engine_holds_what_its_footprint_says() {
     let titans = json!({"kind": "titans", "depth": 2, "width": 16, "bias": true, "objective": "l2",
                         "step_size": 0.05, "momentum": 0.9, "retention": 0.99});
-    for (memory, aggregation) in
-        [(json!({"kind": "linear"}), "grm"), (titans, "soup"), (json!({"kind": "gru"}), "sigmoid")]
-    {
+    // The losses of its window are more than what is besides.
+    let surprise =
+        json!({"kind": "surprise", "window": 4000, "threshold": 2.0, "min_size": 8, "max_size": 24});
+    for (memory, aggregation, segmentation) in [
+        (json!({"kind": "linear"}), "grm", constant()),
+        (titans, "soup", constant()),
+        (json!({"kind": "gru"}), "sigmoid", constant()),
+        (json!({"kind": "linear"}), "grm", surprise),
+    ] {
         for (cache_dtype, capacity, batch, gates) in
             [(Dtype::F32, 40, 1, true), (Dtype::I8, 30, 3, false), (Dtype::F16, 2, 5, true)]
         {
             let options = mcedge_export::Options { capacity, cache_dtype, batch, gates, chunk: 20 };
-            let model = model(&memory, aggregation, options);
+            let model = model(&memory, aggregation, &segmentation, options);
             for chunks in [false, true] {
                 let Footprint { state, cache, buffers, shared, .. } = Footprint::new(&model, chunks);
                 // This backend has no kernels.
@@ -148,7 +153,7 @@ fn an_engine_holds_what_its_footprint_says() {
                 let besides = held(&model, chunks) as i64 - said as i64;
                 assert!(
                     (0..16_000).contains(&besides),
-                    "{besides} bytes besides {said}: {memory} {options:?} {chunks}"
+                    "{besides} bytes besides {said}: {memory} {segmentation} {options:?} {chunks}"
                 );
             }
         }
@@ -161,7 +166,7 @@ fn an_engine_holds_what_its_footprint_says() {
 #[test]
 fn the_parts_of_a_footprint_are_those_that_a_person_counts() {
     let options = mcedge_export::Options { capacity: 40, batch: 3, chunk: 20, ..Default::default() };
-    let model = model(&json!({"kind": "linear"}), "grm", options);
+    let model = model(&json!({"kind": "linear"}), "grm", &constant(), options);
     let footprint = Footprint::new(&model, true);
     // m and context of two heads of 64.
     let memory = 2 * (64 * 64 + 64) * 4;

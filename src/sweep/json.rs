@@ -17,7 +17,8 @@
 //!  "largest": the largest |y − y∞|, "loss": mean, or null where nothing has one,
 //!  "gain": null without a loss, or {"mean": loss without the cache less this one, "error": its standard error or null,
 //!                                   "certain": whether it is more than noise},
-//!  "kept": its gain by that of all of the cache, or null where that is not certain,
+//!  "failed": null, or why the run ended early: nothing else of it is known then, and is null,
+//!  "kept": its gain by that of all of the cache, or null where that is not certain, "kept_error": its standard error,
 //!  "accuracy": null, or with answers [{"from": least distance or null where the token was new, "to": largest,
 //!                                      "answers": count, "right": count}, ..]}
 //! ```
@@ -51,12 +52,14 @@ impl Report {
     fn cell_json(&self, cell: &Cell) -> Value {
         // Of a single stretch nobody knows the error: infinity is no JSON, and becomes null.
         let gain = |gain: Gain| json!({"mean": gain.mean, "error": gain.error, "certain": gain.is_certain()});
+        let kept = self.kept(cell);
         let accuracy: Vec<Value> = cell.distances.buckets().map(bucket).collect();
         json!({
             "policy": cell.policy.map(|policy| policy.name()), "budgets": cell.budgets, "slots": cell.slots,
-            "bytes": cell.slots * self.checkpoint_bytes,
+            "bytes": cell.slots * self.checkpoint_bytes, "failed": cell.failed,
             "relative_rms": cell.relative_rms, "largest": cell.largest, "loss": cell.loss,
-            "gain": cell.gain.map(gain), "kept": self.kept(cell),
+            "gain": cell.gain.map(gain), "kept": kept.map(|kept| kept.part),
+            "kept_error": kept.map(|kept| kept.error),
             "accuracy": (!accuracy.is_empty()).then_some(accuracy),
         })
     }

@@ -7,8 +7,9 @@ use super::input::{Sequence, Values};
 
 /// Stretches that an input is cut into, to see how far its parts agree.
 const STRETCHES: usize = 20;
-/// Standard errors that a gain must be more than.
+/// Standard errors that a gain must be more than, and the stretches that must tell them: of a few nobody knows the spread.
 const CERTAIN: f64 = 2.0;
+const CERTAIN_STRETCHES: usize = 8;
 
 /// What an input asks of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +128,16 @@ pub struct Gain {
     pub mean: f64,
     /// Its standard error, as far as the stretches of the input tell; infinite when there is but one.
     pub error: f64,
+    /// How many those are.
+    pub stretches: usize,
+}
+
+/// The part of one run's gain that another keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Kept {
+    pub part: f64,
+    /// Its standard error, as [`Gain::error`].
+    pub error: f64,
 }
 
 impl Losses {
@@ -152,14 +163,34 @@ impl Losses {
     /// What these losses are below those of `other`; none when there are none.
     pub fn gain_over(&self, other: &Self) -> Option<Gain> {
         let mean = other.mean()? - self.mean()?;
-        let pairs = self.stretches.iter().zip(&other.stretches);
-        let gains: Vec<f64> = pairs.map(|(own, other)| other.mean() - own.mean()).collect();
-        let count = gains.len() as f64;
-        let middle = gains.iter().sum::<f64>() / count;
-        let spread = gains.iter().map(|gain| (gain - middle).powi(2)).sum::<f64>();
-        let error = if gains.len() > 1 { (spread / (count - 1.0) / count).sqrt() } else { f64::INFINITY };
-        Some(Gain { mean, error })
+        let gains: Vec<f64> = self.gains_over(other).collect();
+        Some(Gain { mean, error: standard_error(&gains), stretches: gains.len() })
     }
+
+    /// The part that these losses keep of the gain of `all` over `without`; none when there is no gain.
+    ///
+    /// Both gains are of the same stretches, and vary together: its error is that of what the stretches' gains differ from
+    /// their part of the whole gain.
+    pub fn kept(&self, all: &Self, without: &Self) -> Option<Kept> {
+        let whole = all.gain_over(without)?.mean;
+        let part = self.gain_over(without)?.mean / whole;
+        let pairs = self.gains_over(without).zip(all.gains_over(without));
+        let rests: Vec<f64> = pairs.map(|(own, all)| own - part * all).collect();
+        (whole != 0.0).then(|| Kept { part, error: standard_error(&rests) / whole.abs() })
+    }
+
+    /// By how much the mean of each stretch is below that of `other`.
+    fn gains_over(&self, other: &Self) -> impl Iterator<Item = f64> {
+        self.stretches.iter().zip(&other.stretches).map(|(own, other)| other.mean() - own.mean())
+    }
+}
+
+/// Of the mean of `values`; infinite when there is but one.
+fn standard_error(values: &[f64]) -> f64 {
+    let count = values.len() as f64;
+    let middle = values.iter().sum::<f64>() / count;
+    let spread = values.iter().map(|value| (value - middle).powi(2)).sum::<f64>();
+    if values.len() > 1 { (spread / (count - 1.0) / count).sqrt() } else { f64::INFINITY }
 }
 
 impl Stretch {
@@ -171,7 +202,12 @@ impl Stretch {
 impl Gain {
     /// Whether it is more than noise.
     pub fn is_certain(self) -> bool {
-        self.mean > CERTAIN * self.error && self.mean > 0.0
+        self.can_be_certain() && self.mean > CERTAIN * self.error && self.mean > 0.0
+    }
+
+    /// Whether there are enough stretches to tell.
+    pub fn can_be_certain(self) -> bool {
+        self.stretches >= CERTAIN_STRETCHES
     }
 }
 
@@ -201,10 +237,27 @@ mod tests {
         let mut once = vec![0.0; 100];
         once[50..55].fill(100.0);
         check(&[0.0; 100], &once, 5.0, false);
-        // Fewer losses than stretches, and one alone, of which nobody knows how it would vary.
-        check(&[1.0, 2.0], &[2.0, 3.0], 1.0, true);
+        // A few losses that agree by chance, and one alone, of which nobody knows how it would vary.
+        check(&[1.0; 8], &[2.0; 8], 1.0, true);
+        check(&[1.0; 7], &[2.0; 7], 1.0, false);
         check(&[1.0], &[2.0], 1.0, false);
         assert_eq!(losses(&[]).gain_over(&losses(&[])), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_as_certain_as_the_stretches_agree_on_it() {
+        // Each stretch gains another amount, of which a half is kept: all agree.
+        let without: Vec<f64> = (0..20).map(|i| 10.0 + f64::from(i % 5)).collect();
+        let half: Vec<f64> = without.iter().map(|loss| loss - (loss - 8.0) / 2.0).collect();
+        let kept = |own: &[f64]| losses(own).kept(&losses(&[8.0; 20]), &losses(&without)).unwrap();
+        let Kept { part, error } = kept(&half);
+        assert!((part - 0.5).abs() < 1e-12 && error < 1e-12, "{part} ± {error}");
+        // All of it in one half of the stretches and nothing in the others: the deviations are ±2 and more of a gain of 4.
+        let turns: Vec<f64> = (0..20).map(|i| if i % 2 == 0 { 8.0 } else { 12.0 }).collect();
+        let kept = losses(&turns).kept(&losses(&[8.0; 20]), &losses(&[12.0; 20])).unwrap();
+        assert_eq!(kept.part, 0.5);
+        assert!((kept.error - (20.0 * 4.0 / 19.0 / 20.0f64).sqrt() / 4.0).abs() < 1e-12, "{kept:?}");
+        assert_eq!(losses(&[1.0]).kept(&losses(&[1.0]), &losses(&[1.0])), None);
     }
 
     #[test]

@@ -147,7 +147,7 @@ pub fn most_checkpoints(segmentation: Segmentation, tokens: usize) -> usize {
 /// The capacity of an export that keeps `checkpoints`, 1 or more, or as many of them as a sweep allows itself.
 pub fn capacity(checkpoints: usize, contract: &Contract) -> usize {
     let affordable = MOST_BYTES.checked_div(checkpoint_bytes(contract)).unwrap_or(MOST_CHECKPOINTS);
-    checkpoints.clamp(1, affordable.clamp(1, MOST_CHECKPOINTS))
+    checkpoints.clamp(1, affordable.min(contract.largest_capacity()).clamp(1, MOST_CHECKPOINTS))
 }
 
 #[cfg(test)]
@@ -190,6 +190,32 @@ mod tests {
         for wrong in ["0%", "-1%", "101%", "NaN%", "%", "", "much"] {
             assert!(wrong.parse::<Share>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_capacity_is_one_that_an_export_takes() {
+        let contract = |dtype: &str, steps: &str, capacity: usize, heads: usize| {
+            let json = format!(
+                r#"{{"schema": "mcedge.contract/1", "name": "by hand", "batch": 1, "capacity": {capacity}, "chunk": 1,
+                    "input": {{"kind": "features", "size": 1}}, "output": {{"kind": "regression", "size": 1}},
+                    "segmentation": {{"kind": "constant", "size": 4}}, "init": "continue",
+                    "state": [{{"past": "past.0.m", "present": "present.0.m", "shape": [1, {heads}, 256, 256],
+                                "dtype": "f32", "reset": "never"}}],
+                    "cache": [{{"name": "cache.0.m", "from": "present.0.m", "shape": [1, {heads}, {capacity}, 256, 256],
+                                "slot_axis": 2, "dtype": "{dtype}", "scale": "none"{steps}}}]}}"#
+            );
+            Contract::parse(&json)
+        };
+        for (dtype, steps) in [("f32", ""), ("i8", r#", "steps": "steps.0.m""#)] {
+            for heads in [1, 3] {
+                let large = capacity(1 << 20, &contract(dtype, steps, 1, heads).unwrap());
+                contract(dtype, steps, large, heads).unwrap();
+                if dtype == "i8" {
+                    assert!(contract(dtype, steps, large + 1, heads).is_err(), "{large} is the largest");
+                }
+            }
+        }
+        assert_eq!(capacity(12, &contract("f32", "", 1, 1).unwrap()), 12);
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Report {
     /// outputs are from those with all of the cache.
     pub fn svg(&self) -> String {
         let bytes: Vec<f64> = self.cells.iter().map(|cell| self.bytes(cell)).collect();
-        let values = self.cells.iter().map(|cell| self.height(cell));
+        let values = self.cells.iter().map(|cell| self.height(cell)).filter(|height| height.is_finite());
         let is_kept = self.certain_gain().is_some();
         let (what, axes, references) = match is_kept {
             true => {
@@ -87,9 +87,9 @@ impl Report {
         }
     }
 
-    /// What a cell's point stands for, in percent.
+    /// What a cell's point stands for, in percent; no number where the run failed.
     fn height(&self, cell: &Cell) -> f64 {
-        100.0 * self.kept(cell).unwrap_or(cell.relative_rms)
+        100.0 * self.kept(cell).map_or(cell.relative_rms, |kept| kept.part)
     }
 
     fn bytes(&self, cell: &Cell) -> f64 {

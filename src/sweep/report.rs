@@ -5,7 +5,7 @@ use std::fmt::Write;
 use mcedge_runtime::Policy;
 
 use super::distance::Distances;
-use super::loss::{Gain, Losses, Task};
+use super::loss::{Gain, Kept, Losses, Task};
 use super::trial::{Difference, Measured};
 use crate::budget::readable;
 
@@ -47,7 +47,10 @@ pub struct Cell {
     pub loss: Option<f64>,
     /// What it gains over no cache; none where nothing has a loss.
     pub gain: Option<Gain>,
+    pub losses: Losses,
     pub distances: Distances,
+    /// Why the run ended early, where it did: then nothing of it is known.
+    pub failed: Option<String>,
 }
 
 impl Cell {
@@ -61,7 +64,25 @@ impl Cell {
             largest: difference.largest(),
             loss: measured.losses.mean(),
             gain: measured.losses.gain_over(without),
+            losses: measured.losses.clone(),
             distances: measured.distances.clone(),
+            failed: None,
+        }
+    }
+
+    /// A run with `slots` checkpoints that ended early.
+    pub fn failed(slots: usize, why: String) -> Self {
+        Self {
+            policy: None,
+            budgets: Vec::new(),
+            slots,
+            relative_rms: f64::NAN,
+            largest: f64::NAN,
+            loss: None,
+            gain: None,
+            losses: Losses::new(0),
+            distances: Distances::default(),
+            failed: Some(why),
         }
     }
 }
@@ -91,9 +112,9 @@ impl Report {
     }
 
     /// The part of the cache's gain that a cell keeps, where there is a gain: below 0 where it is worse than no cache.
-    pub fn kept(&self, cell: &Cell) -> Option<f64> {
-        let gain = self.certain_gain()?;
-        Some(cell.gain?.mean / gain.mean)
+    pub fn kept(&self, cell: &Cell) -> Option<Kept> {
+        self.certain_gain()?;
+        cell.losses.kept(&self.with_all.losses, &self.without.losses)
     }
 
     /// The table and what there is to say about it.
@@ -111,13 +132,18 @@ impl Report {
         let has_loss = self.with_all.loss.is_some();
         let shown = 6 + usize::from(has_loss) + usize::from(has_loss && self.certain_gain().is_some());
         align(&mut text, &rows, shown);
-        if let Some((cell, Gain { mean, error })) = self.best() {
+        if let Some((cell, Gain { mean, error, .. })) = self.best() {
             let (policy, slots) = (cell.policy.map_or("", Policy::name), cell.slots);
-            let s = if slots == 1 { "" } else { "s" };
             let _ = writeln!(
                 text,
-                "least loss: {policy} with {slots} checkpoint{s}, a gain of {mean:.5} ± {error:.5} over no cache"
+                "least loss: {policy} with {}, a gain of {mean:.5} ± {error:.5} over no cache",
+                checkpoints(slots)
             );
+        }
+        for cell in &self.cells {
+            let Some(why) = &cell.failed else { continue };
+            let (policy, slots) = (cell.policy.map_or("", Policy::name), cell.slots);
+            let _ = writeln!(text, "failed: {policy} with {}: {why}", checkpoints(slots));
         }
         for (_, reason) in &self.left_out {
             let _ = writeln!(text, "left out: {reason}");
@@ -152,11 +178,14 @@ impl Report {
         if let (Some(gain), Some(without), Some(with)) =
             (self.with_all.gain, self.without.loss, self.with_all.loss)
         {
-            let Gain { mean, error } = gain;
+            let Gain { mean, error, .. } = gain;
             let told = format!("{without:.5} without the cache, {with:.5} with all of it");
             let _ = match gain.is_certain() {
                 _ if self.full == 0 => writeln!(text, "{with:.5}"),
                 true => writeln!(text, "{told}: it gains {mean:.5} ± {error:.5}"),
+                false if !gain.can_be_certain() => {
+                    writeln!(text, "{told}: too few losses to tell a gain from chance")
+                }
                 false => writeln!(
                     text,
                     "{told}: all of it gives no gain on this input ({mean:.5} ± {error:.5}), so there is none to keep"
@@ -173,10 +202,12 @@ impl Report {
             cell.budgets.join(" "),
             cell.slots.to_string(),
             readable(cell.slots * self.checkpoint_bytes),
-            format!("{:.3e}", cell.relative_rms),
-            format!("{:.3e}", cell.largest),
+            if cell.failed.is_some() { "failed".into() } else { format!("{:.3e}", cell.relative_rms) },
+            if cell.failed.is_some() { String::new() } else { format!("{:.3e}", cell.largest) },
             cell.loss.map_or_else(String::new, |loss| format!("{loss:.5}")),
-            self.kept(cell).map_or_else(String::new, |kept| format!("{:.1} %", 100.0 * kept)),
+            self.kept(cell).map_or_else(String::new, |Kept { part, error }| {
+                format!("{:.1} ± {:.1} %", 100.0 * part, 100.0 * error)
+            }),
         ]
     }
 
@@ -196,6 +227,10 @@ impl Report {
             let _ = writeln!(text, "  {distance:<16} {percent:>6.1} % of {}", bucket.tally.answers);
         }
     }
+}
+
+fn checkpoints(count: usize) -> String {
+    format!("{count} checkpoint{}", if count == 1 { "" } else { "s" })
 }
 
 /// Writes the first `shown` columns of `rows`: names to the left, numbers to the right.
@@ -263,13 +298,36 @@ mod tests {
         let near = |(found, expected): (&f64, &f64)| (found - expected).abs() < 1e-9;
         assert!(kept.iter().zip(&[0.25, 0.75, -0.5]).all(near), "{kept:?}");
         let text = report.text();
-        for word in ["kept", "25.0 %", "75.0 %", "-50.0 %", "it gains 2.00000", "4.0 KiB"] {
+        for word in ["kept", "25.0 ± 0.0 %", "75.0 ± 0.0 %", "-50.0 ± 0.0 %", "it gains 2.00000", "4.0 KiB"]
+        {
             assert!(text.contains(word), "{word}: {text}");
         }
         assert!(!text.contains("least loss"), "nothing is better than all of it: {text}");
         assert!((report.cells[0].relative_rms - 0.5 / 5f64.sqrt()).abs() < 1e-9);
         let svg = report.svg();
         assert!(svg.contains("gain that is kept") && svg.matches("<circle").count() == 3, "{svg}");
+    }
+
+    #[test]
+    fn a_cell_that_failed_is_told_and_the_others_stand() {
+        for with_all in [2.0, 5.0] {
+            let mut report = report(4.0, with_all, &[(Policy::Oldest, 1, 3.5), (Policy::Oldest, 4, 2.5)]);
+            let failed = Cell::failed(4, "it diverges".into());
+            report.cells[1] = Cell { policy: Some(Policy::Oldest), ..failed };
+            let text = report.text();
+            assert!(text.contains("failed: oldest with 4 checkpoints: it diverges"), "{text}");
+            let json = report.json();
+            assert_eq!(json["cells"][0]["failed"], serde_json::Value::Null);
+            assert_eq!(json["cells"][1]["failed"], "it diverges");
+            for key in ["relative_rms", "largest", "loss", "gain", "kept", "accuracy"] {
+                assert!(json["cells"][1][key].is_null(), "{key}: {json}");
+            }
+            let svg = report.svg();
+            assert!(
+                svg.matches("<circle").count() == 1 && !svg.contains("NaN") && !text.contains("NaN"),
+                "{svg}"
+            );
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ fn a_bundle_leaves_slots_unused() {
     let outputs = ["bundle", "model"].map(|name| folder("files").join(format!("within-{name}.npy")));
     let [of_bundle, of_model] = outputs.each_ref().map(|path| path.to_str().unwrap());
     let budget = (checkpoint * 4 - 1).to_string();
+    assert_eq!(inspected(&[bundle, "--cache-budget", &budget])["slots"], 3);
+    assert_eq!(inspected(&[bundle])["slots"], 10);
     let args = ["run", "--input", &input, "--cache-budget", &budget, "--output"];
     let said = told(&[&args[..], &[of_bundle, bundle]].concat());
     assert!(said.contains("3 of 10 slots"), "{said}");

@@ -12,8 +12,12 @@ fn path(name: &str) -> String {
 
 /// The first 604 rows of the recording, of which 75 segments of 8 make checkpoints.
 fn recording(name: &str) -> String {
+    recording_of(name, 604)
+}
+
+fn recording_of(name: &str, count: usize) -> String {
     let recording = fs::read_to_string(format!("{TELEMETRY}/recording.csv")).unwrap();
-    let rows: Vec<&str> = recording.lines().take(605).collect();
+    let rows: Vec<&str> = recording.lines().take(1 + count).collect();
     file(name, rows.join("\n"))
 }
 
@@ -89,6 +93,45 @@ fn a_cell_is_a_run_with_as_many_checkpoints() {
         assert!(svg.contains(word), "{word}: {svg}");
     }
     assert!(!svg.contains(">novel<"));
+}
+
+/// The telemetry model with a read-out of nothing but the online memory.
+fn without_a_cache() -> String {
+    let mut config: Value =
+        serde_json::from_str(&fs::read_to_string(format!("{TELEMETRY}/config.json")).unwrap()).unwrap();
+    let caching = config["blocks"][0]["caching"].as_object_mut().unwrap();
+    caching.retain(|key, _| key == "segmentation" || key == "init");
+    caching.insert("aggregation".into(), "none".into());
+    let trained = mcedge_models::Model::load(Path::new(TELEMETRY)).unwrap();
+    let spec = Spec::parse(config.to_string().as_bytes()).unwrap();
+    let kept = trained.weights.iter().filter(|(name, _)| !name.ends_with(".u.weight"));
+    let kept = kept.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+    let folder = folder("without-a-cache");
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let weights = Weights::new(kept, &spec).unwrap().to_safetensors().unwrap();
+    fs::write(folder.join("model.safetensors"), weights).unwrap();
+    folder.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn without_a_cache_a_model_is_its_online_memory() {
+    let input = recording_of("without.csv", 1003);
+    let (json, _) =
+        sweep("without", &[TELEMETRY, "--input", &input, "--budgets", "50%,100%", "--evict", "oldest"]);
+    let run = |name: &str, model: &str, flags: &[&str]| {
+        outputs(name, &[&[model, "--input", &input][..], flags].concat())
+    };
+    let all = run("without-125", TELEMETRY, &["--capacity", "125"]);
+    let half = run("without-62", TELEMETRY, &["--capacity", "62"]);
+    let none = run("without-0", &without_a_cache(), &[]);
+    assert_near(&json["without"]["relative_rms"], relative_rms(&none, &all));
+    let [none, half, all] = [none, half, all].map(|outputs| forecast_error(&outputs, &input));
+    assert_near(&json["without"]["loss"], none);
+    assert_near(&json["cells"][0]["gain"]["mean"], none - half);
+    assert_near(&json["with_all"]["gain"]["mean"], none - all);
+    assert_eq!(json["with_all"]["gain"]["certain"], true);
+    assert_near(&json["cells"][0]["kept"], (none - half) / (none - all));
+    assert!(json["cells"][0]["kept_error"].as_f64().unwrap() > 0.0);
 }
 
 /// The mean squared error of outputs `[T, 10]` as forecasts of the next row, in standard deviations.

@@ -52,6 +52,16 @@ impl Contract {
         Ok(())
     }
 
+    /// The largest capacity that would pass for a contract like this one in all else, 1 at least.
+    pub fn largest_capacity(&self) -> usize {
+        let elements = |shape: &[usize]| shape.iter().product::<usize>();
+        let state: usize = self.state.iter().map(|state| elements(&state.shape)).sum();
+        let of_a_slot = self.cache.iter().map(|cache| elements(&cache.shape) / self.capacity);
+        let all = (MAX_TOTAL - state).checked_div(of_a_slot.clone().sum());
+        let one = of_a_slot.max().and_then(|largest| MAX_ELEMENTS.checked_div(largest));
+        all.into_iter().chain(one).min().unwrap_or(MAX_ELEMENTS).max(1)
+    }
+
     /// Lists are no longer than a model's, those that speak of channels have one entry a channel or none, and no two
     /// tensors share a name.
     fn check_lists(&self) -> Result<(), ContractError> {

@@ -26,9 +26,7 @@ impl State {
             *head = HeadState::soup(memory, &[(1.0, head), (1.0, other)]);
         }
     }
-}
 
-impl State {
     /// What a checkpoint keeps of one of `heads` heads: the tensors that a read uses, each as one vector.
     pub fn kept(&self, memory: &Memory, head: usize, heads: usize) -> Vec<Vector> {
         match self {

@@ -2,6 +2,7 @@
 
 use super::toy::{C, DH, HEADS, weight};
 use super::*;
+use crate::Policy;
 
 #[test]
 fn a_stream_is_its_naive_model_past_the_capacity() {
@@ -43,27 +44,35 @@ fn a_narrow_cache_is_as_near_as_its_rounding() {
     // (type, of what is cached; of the outputs, which add up a few). Under restart a memory of many tokens has been
     // rounded at each of its merges.
     for (dtype, near, far) in [("f16", 2e-3, 2e-2), ("i8", 1e-2, 2e-1)] {
-        for segmentation in [constant(5), logarithmic(), surprise()] {
-            for (init, context) in [("continue", "mean"), ("restart", "sum"), ("restart", "mean")] {
-                let segmentation = segmentation.clone();
-                let setup = Setup { capacity: 4, segmentation, init, context, dtype, ..Setup::default() };
-                let (mut engine, _) = setup.engine();
-                let mut naive = Naive::new(&setup, 0);
-                for x in xs(3, 40) {
-                    let what = format!("{setup:?}");
-                    assert_near(engine.push(&[x, 0.0]).unwrap(), &naive.push(x), far, &what);
-                    for ((found, _), expected) in
-                        checkpoints(&engine, &setup, 0).iter().zip(naive.checkpoints())
-                    {
-                        let largest = expected.m.iter().fold(1.0f32, |largest, m| largest.max(m.abs()));
-                        assert_near(&found.m, &expected.m, near * largest, &what);
-                        let contexts = if dtype == "i8" { 1e-5 } else { near };
-                        assert_near(&found.context, &expected.context, contexts, &what);
-                    }
+        // What these decide has nothing to do with what is kept, however it rounds.
+        for policy in [Policy::Oldest, Policy::Thin, Policy::Logarithmic] {
+            for segmentation in [constant(5), logarithmic(), surprise()] {
+                for (init, context) in [("continue", "mean"), ("restart", "sum"), ("restart", "mean")] {
+                    let segmentation = segmentation.clone();
+                    let setup =
+                        Setup { capacity: 4, segmentation, init, context, dtype, policy, ..Setup::default() };
+                    assert_rounded(&setup, near, far);
                 }
-                assert_eq!(tokens_by_age(&engine, 0), naive.tokens());
             }
         }
+    }
+}
+
+/// A stream's checkpoints are within `near` of those that round nothing, and its outputs within `far`.
+#[track_caller]
+fn assert_rounded(setup: &Setup, near: f32, far: f32) {
+    let (mut engine, _) = setup.engine();
+    let mut naive = Naive::new(setup, 0);
+    let what = format!("{setup:?}");
+    for x in xs(3, 40) {
+        assert_near(engine.push(&[x, 0.0]).unwrap(), &naive.push(x), far, &what);
+        for ((found, _), expected) in checkpoints(&engine, setup, 0).iter().zip(naive.checkpoints()) {
+            let largest = expected.m.iter().fold(1.0f32, |largest, m| largest.max(m.abs()));
+            assert_near(&found.m, &expected.m, near * largest, &what);
+            let contexts = if setup.dtype == "i8" { 1e-5 } else { near };
+            assert_near(&found.context, &expected.context, contexts, &what);
+        }
+        assert_eq!(tokens_by_age(&engine, 0), naive.tokens(), "{what}");
     }
 }
 

@@ -31,7 +31,10 @@ impl Naive {
                 let likeness = |i: usize| -> f64 {
                     (0..=new).filter(|&j| j != i).map(|j| likeness(&all[i], &all[j])).sum()
                 };
-                drop(self.checkpoints.remove(least((0..=new).map(|i| -likeness(i)))));
+                let likeness: Vec<f64> = (0..=new).map(likeness).collect();
+                let most = likeness.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let alike = likeness.iter().position(|likeness| *likeness > most - 1e-10);
+                drop(self.checkpoints.remove(alike.unwrap()));
             }
             Policy::Merge => self.unite(least((0..new).map(|i| loss(&all[i], &all[i + 1])))),
             Policy::Logarithmic => {
@@ -50,7 +53,7 @@ impl Naive {
 fn least(values: impl Iterator<Item = f64>) -> usize {
     let mut best = (0, f64::INFINITY);
     for (i, value) in values.enumerate() {
-        if value < best.1 - 1e-10 {
+        if best.1 == f64::INFINITY || value < best.1 - 1e-10 * best.1.abs() {
             best = (i, value);
         }
     }

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
 
-use std::fs;
+#[path = "common/resident.rs"]
+mod resident;
 
 use mcedge_models::Weights;
 use mcedge_models::spec::Spec;
 use mcedge_runtime::snapshot::{Draft, Snapshot};
 use mcedge_runtime::{Backend, Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Policy, Tract};
+use resident::resident_kib;
 
 const TOKENS: u64 = 1_000_000;
 /// Of the long soak, which is run by hand: some minutes.
@@ -30,13 +32,6 @@ fn model() -> Model {
     let options = mcedge_export::Options { capacity: 8, gates: true, ..Default::default() };
     let bundle = mcedge_export::bundle(&spec, &weights, options).unwrap();
     Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state).unwrap()
-}
-
-/// Resident memory of this process, or none where `/proc` does not tell.
-fn resident_kib() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn soak<B: Backend>(name: &str, model: &Model, backend: B) {

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
 
+#[path = "common/resident.rs"]
+mod resident;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -10,14 +13,19 @@ use mcedge_models::spec::Spec;
 use mcedge_runtime::contract::Dtype;
 use mcedge_runtime::snapshot::{Draft, Snapshot, SnapshotError};
 use mcedge_runtime::{
-    Backend, Backlog, Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Spill, Tract,
+    Backend, Backlog, Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Policy, Spill, Tract,
 };
+use resident::resident_kib;
 
 /// A history of 4096 checkpoints of 2 · 16 KiB.
 const CAPACITY: usize = 4096;
 const TOKENS: usize = 4300;
 
 fn model(aggregation: &str, capacity: usize, size: usize, cache_dtype: Dtype) -> Model {
+    gated(aggregation, capacity, size, cache_dtype, false)
+}
+
+fn gated(aggregation: &str, capacity: usize, size: usize, cache_dtype: Dtype, gates: bool) -> Model {
     let block = format!(
         r#"{{"norm": "layer_norm", "num_heads": 1, "normalize_qk": true, "memory": {{"kind": "linear"}},
             "caching": {{"aggregation": {aggregation}, "init": "restart", "segmentation": {{"kind": "constant", "size": {size}}}}}}}"#
@@ -27,7 +35,7 @@ fn model(aggregation: &str, capacity: usize, size: usize, cache_dtype: Dtype) ->
             "blocks": [{block}, {block}], "final_norm": true, "head": {{"kind": "logits", "size": 8}}}}"#
     );
     let spec = Spec::parse(config.as_bytes()).unwrap();
-    let options = mcedge_export::Options { capacity, cache_dtype, ..Default::default() };
+    let options = mcedge_export::Options { capacity, cache_dtype, gates, ..Default::default() };
     let bundle = mcedge_export::bundle(&spec, &Weights::made_up(&spec), options).unwrap();
     Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state).unwrap()
 }
@@ -43,13 +51,6 @@ fn spilling(name: &str, resident_bytes: usize) -> EngineOptions {
     EngineOptions { spill: Some(Spill { path: path(name), resident_bytes }), ..EngineOptions::default() }
 }
 
-/// Resident memory of this process, or none where `/proc` does not tell.
-fn resident_kib() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
 /// Runs the same tokens with and without a file; the growth of resident memory in KiB of the one that spills.
 fn check<B: Backend>(
     name: &str,
@@ -57,9 +58,19 @@ fn check<B: Backend>(
     load: impl Fn() -> (B, Option<B>),
     resident_bytes: usize,
 ) -> Option<u64> {
+    check_under(Policy::Oldest, name, model, load, resident_bytes)
+}
+
+fn check_under<B: Backend>(
+    policy: Policy,
+    name: &str,
+    model: &Model,
+    load: impl Fn() -> (B, Option<B>),
+    resident_bytes: usize,
+) -> Option<u64> {
     let engine = |options: EngineOptions| {
         let (step, chunk) = load();
-        let engine = Engine::new(model, step, options).unwrap();
+        let engine = Engine::new(model, step, EngineOptions { policy, ..options }).unwrap();
         match chunk {
             Some(chunk) => engine.with_chunks(chunk).unwrap(),
             None => engine,
@@ -101,6 +112,11 @@ fn a_history_in_a_file_reads_like_one_in_ram_and_keeps_to_its_budget() {
         let chunked = model(SSC, 100, 7, dtype);
         let load = || (Tract::new(&chunked).unwrap(), Tract::chunks(&chunked).unwrap());
         check(&format!("{dtype:?}"), &chunked, load, 32 << 20);
+    }
+    for policy in [Policy::Thin, Policy::Novel, Policy::Logarithmic, Policy::LeastRead] {
+        let small = gated(SSC, 150, 7, Dtype::F32, policy.needs_gates());
+        let load = || (Tract::new(&small).unwrap(), None);
+        check_under(policy, policy.name(), &small, load, 3 << 20);
     }
     match OnnxRuntime::load(None) {
         Ok(_) => {

@@ -10,7 +10,6 @@ mod onnx;
 mod plain;
 
 use counting::ALLOCATIONS;
-use half::f16;
 use mcedge_runtime::contract::Contract;
 use mcedge_runtime::{Backend, Backlog, Element, Engine, EngineOptions, Error, Model, Policy, Sample};
 use plain::Plain;
@@ -45,10 +44,8 @@ impl Backend for InPlace {
             cells
         };
         Ok(match element {
-            Element::I8 => Plain::I8(vec![0; elements]),
-            Element::I64 => Plain::I64(vec![0; elements]),
-            Element::F16 => Plain::F16(vec![f16::ZERO; elements]),
             Element::F32 => Plain::F32(with_room()),
+            element => Plain::zeros(element, shape),
         })
     }
 

@@ -10,7 +10,6 @@ mod plain;
 use std::collections::BTreeMap;
 
 use counting::{ALLOCATIONS, LIVE_BYTES};
-use half::f16;
 use mcedge_kernel::Kernel;
 use mcedge_models::Weights;
 use mcedge_models::contract::{BlockFunction, Contract, Dtype};
@@ -69,13 +68,7 @@ impl Backend for Zeros {
     }
 
     fn zeros(&self, element: Element, shape: &[usize]) -> Result<Plain, Error> {
-        let elements = shape.iter().product();
-        Ok(match element {
-            Element::F32 => Plain::F32(vec![0.0; elements]),
-            Element::F16 => Plain::F16(vec![f16::ZERO; elements]),
-            Element::I8 => Plain::I8(vec![0; elements]),
-            Element::I64 => Plain::I64(vec![0; elements]),
-        })
+        Ok(Plain::zeros(element, shape))
     }
 
     fn run<'a>(

@@ -1,6 +1,5 @@
 //! A backend of any contract that computes nothing.
 
-use half::f16;
 use mcedge_models::contract::Contract;
 use mcedge_models::spec::Segmentation;
 use mcedge_runtime::{Backend, Buffer, Element, Error};
@@ -71,13 +70,7 @@ impl Backend for Toy {
     }
 
     fn zeros(&self, element: Element, shape: &[usize]) -> Result<Plain, Error> {
-        let elements = shape.iter().product();
-        Ok(match element {
-            Element::F32 => Plain::F32(vec![0.0; elements]),
-            Element::F16 => Plain::F16(vec![f16::ZERO; elements]),
-            Element::I8 => Plain::I8(vec![0; elements]),
-            Element::I64 => Plain::I64(vec![0; elements]),
-        })
+        Ok(Plain::zeros(element, shape))
     }
 
     fn run<'a>(

@@ -2,15 +2,18 @@
 
 #[path = "../../../../models/fuzz/src/onnx.rs"]
 mod file;
+#[path = "../../../fuzz/src/plain.rs"]
+mod plain;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use half::f16;
 use mcedge_models::contract::Contract;
 use serde_json::{Value, json};
 
-use crate::backend::{Backend, Buffer, Cells, CellsMut, Element};
+pub use plain::Plain;
+
+use crate::backend::{Backend, Element};
 use crate::{Engine, EngineOptions, Error, Model, Policy};
 
 pub const HEADS: usize = 2;
@@ -25,35 +28,6 @@ pub const FUSE: f32 = 1e15;
 pub const BAD_OUTPUT: f32 = 4321.0;
 /// A sample of this has an infinite loss and leaves the memory alone.
 pub const BAD_LOSS: f32 = 5432.0;
-
-/// A tensor in ordinary memory.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Plain {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    I8(Vec<i8>),
-    I64(Vec<i64>),
-}
-
-impl Buffer for Plain {
-    fn cells(&self) -> Cells<'_> {
-        match self {
-            Plain::F32(cells) => Cells::F32(cells),
-            Plain::F16(cells) => Cells::F16(cells),
-            Plain::I8(cells) => Cells::I8(cells),
-            Plain::I64(cells) => Cells::I64(cells),
-        }
-    }
-
-    fn cells_mut(&mut self) -> CellsMut<'_> {
-        match self {
-            Plain::F32(cells) => CellsMut::F32(cells),
-            Plain::F16(cells) => CellsMut::F16(cells),
-            Plain::I8(cells) => CellsMut::I8(cells),
-            Plain::I64(cells) => CellsMut::I64(cells),
-        }
-    }
-}
 
 impl Plain {
     /// As numbers, without the steps of quantised ones.
@@ -328,13 +302,7 @@ impl Backend for Toy {
     }
 
     fn zeros(&self, element: Element, shape: &[usize]) -> Result<Plain, Error> {
-        let elements = shape.iter().product();
-        Ok(match element {
-            Element::F32 => Plain::F32(vec![0.0; elements]),
-            Element::F16 => Plain::F16(vec![f16::ZERO; elements]),
-            Element::I8 => Plain::I8(vec![0; elements]),
-            Element::I64 => Plain::I64(vec![0; elements]),
-        })
+        Ok(Plain::zeros(element, shape))
     }
 
     fn run<'a>(

@@ -223,8 +223,11 @@ fn group_name(groups: &str, id: u32) -> Option<&str> {
 fn holder(path: &Path) -> String {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let holds = |process: &PathBuf| {
+        // Beside numbers, `self` is another name of one.
+        let is_number = process.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok());
         let fds = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-        fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == path))
+        is_number
+            && fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == path))
     };
     let found = processes.map(|process| process.path()).find(holds);
     found.map_or_else(String::new, |process| {

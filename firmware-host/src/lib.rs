@@ -6,6 +6,7 @@ mod address;
 mod clock;
 mod link;
 mod port;
+mod rate;
 mod resample;
 mod serial;
 mod track;
@@ -16,5 +17,6 @@ pub use link::{
     BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Sample, Stream,
 };
 pub use port::{PortError, PortInfo, ports};
+pub use rate::{RateCheck, RateError, RateGuess};
 pub use resample::Resampler;
 pub use track::{Missing, Place, Track, TrackCounts};

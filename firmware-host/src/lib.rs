@@ -4,19 +4,24 @@
 
 mod address;
 mod clock;
+mod lines;
 mod link;
 mod port;
 mod rate;
+mod redial;
 mod resample;
 mod serial;
+mod text;
 mod track;
 
 pub use address::{Address, AddressError, I2cAddress, PortName, SensorKind, SerialAddress, StreamName};
 pub use clock::{Clock, ClockFit};
+pub use lines::{Begin, LineCounters, Lines, MOST_LINE_BYTES, WholeLines};
 pub use link::{
     BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Sample, Stream,
 };
 pub use port::{PortError, PortInfo, ports};
 pub use rate::{RateCheck, RateError, RateGuess};
 pub use resample::Resampler;
+pub use text::SerialText;
 pub use track::{Missing, Place, Track, TrackCounts};

@@ -124,13 +124,13 @@ impl Line {
 
 fn command(stream: u8, body: Body<'_>) -> Vec<u8> {
     let record = Record { stream, boot: 0, sequence: 5, time_us: 6, body };
-    encode(&record, &mut [0; MAX_FRAME]).unwrap().to_vec()
+    encode(&record, &mut [0; MAX_FRAME]).expect("a frame").to_vec()
 }
 
 /// Runs `check` on a board at 100 Hz whose samples wait for 45 ms at most.
 fn with_board(counter: &mut Counter, check: impl FnOnce(&mut Board<'_, '_, Line>, &Line)) {
     let line = Line::default();
-    let mut streams = [Stream::new(counter, 4, 100.0, 45_000).unwrap()];
+    let mut streams = [Stream::new(counter, 4, 100.0, 45_000).expect("a sensor that is ready")];
     check(&mut Board::new(line.clone(), 77, &mut streams), &line);
 }
 

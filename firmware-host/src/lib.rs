@@ -10,6 +10,7 @@ mod port;
 mod rate;
 mod redial;
 mod resample;
+mod sensor;
 mod serial;
 mod text;
 mod track;
@@ -23,5 +24,6 @@ pub use link::{
 pub use port::{PortError, PortInfo, ports};
 pub use rate::{RateCheck, RateError, RateGuess};
 pub use resample::Resampler;
+pub use sensor::SensorError;
 pub use text::SerialText;
 pub use track::{Missing, Place, Track, TrackCounts};

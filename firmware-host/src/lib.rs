@@ -21,7 +21,7 @@ pub use lines::{Begin, LineCounters, Lines, MOST_LINE_BYTES, WholeLines};
 pub use link::{
     BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Sample, Stream,
 };
-pub use port::{PortError, PortInfo, ports};
+pub use port::{PortError, PortInfo, PortTable, ports};
 pub use rate::{RateCheck, RateError, RateGuess};
 pub use resample::Resampler;
 pub use sensor::SensorError;

@@ -274,8 +274,11 @@ impl Link {
         self.worker.shared.wake();
     }
 
-    /// Asks the board for so many samples a second, now and whenever it starts over. Its descriptor is the answer.
+    /// Asks the board for so many samples a second, above 0, now and whenever it starts over. Its descriptor is the answer.
     pub fn rate(&mut self, hz: f32) {
+        if !(hz.is_finite() && hz > 0.0) {
+            return;
+        }
         let mut outgoing = self.worker.shared.outgoing();
         outgoing.wishes.rate_hz = Some(hz);
         outgoing.push(&Record { stream: self.feed.stream.id, ..command(Body::Rate(hz)) });

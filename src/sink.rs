@@ -27,7 +27,7 @@ use clap::ValueEnum;
 use mcedge_models::contract::{Output, OutputKind};
 
 use crate::Usage;
-use crate::source::Fields;
+use crate::source::{Fields, Ticket};
 use npy::Npy;
 pub use saved::Saved;
 use table::Table;
@@ -103,6 +103,8 @@ pub struct Row<'a> {
     pub stream: &'a str,
     /// Number of the record, from 0.
     pub index: u64,
+    /// By what its board knows it again; no part of what is written.
+    pub ticket: Option<Ticket>,
     /// Its time.
     pub time: Option<&'a str>,
     /// The output after the record's last token, `[O]`.

@@ -13,7 +13,8 @@ mod track;
 pub use address::{Address, AddressError, I2cAddress, PortName, SensorKind, SerialAddress, StreamName};
 pub use clock::{Clock, ClockFit};
 pub use link::{
-    BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Sample, Stream,
+    BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Responder, Sample,
+    Stream,
 };
 pub use port::{PortError, PortInfo, ports};
 pub use resample::Resampler;

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use mcedge_firmware_host::Responder;
 use mcedge_models::contract::Input;
 use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
 use crate::Usage;
-use crate::source::{self, Fields, Next, Options, Position, Record, Source};
+use crate::source::{self, Fields, Follows, Next, Options, Position, Record, Source};
 
 /// The inputs of a run, open.
 pub struct Inputs {
@@ -17,6 +18,8 @@ pub struct Inputs {
     ended: Vec<bool>,
     /// The source of the last record.
     turn: usize,
+    /// [`Inputs::advance`] has come to a record that is not taken yet.
+    is_at_record: bool,
     fields: Fields,
     streams: Streams,
     settled: Settled,
@@ -122,7 +125,15 @@ impl Inputs {
         let ended = vec![false; sources.len()];
         let turn = saved.map_or(0, |saved| saved.turn);
         let streams = Streams { names, known, by_column, batch };
-        let mut inputs = Inputs { sources, ended, turn, fields, streams, settled: Settled::default() };
+        let mut inputs = Inputs {
+            sources,
+            ended,
+            turn,
+            is_at_record: false,
+            fields,
+            streams,
+            settled: Settled::default(),
+        };
         inputs.settle();
         Ok(inputs)
     }
@@ -191,8 +202,12 @@ impl Inputs {
         &self.streams.names
     }
 
-    /// Goes to the next record of any input, each in its turn, without a wait: as [`Source::advance`].
+    /// Goes to the next record of any input, each in its turn, without a wait: as [`Source::advance`]. It stays there until
+    /// the record is taken.
     pub fn advance(&mut self) -> Result<Next> {
+        if self.is_at_record {
+            return Ok(Next::Record);
+        }
         let mut next = Next::End;
         for step in 1..=self.sources.len() {
             let turn = (self.turn + step) % self.sources.len();
@@ -201,7 +216,7 @@ impl Inputs {
             }
             match self.sources[turn].advance()? {
                 Next::Record => {
-                    self.turn = turn;
+                    (self.turn, self.is_at_record) = (turn, true);
                     return Ok(Next::Record);
                 }
                 Next::Wait => next = Next::Wait,
@@ -209,6 +224,13 @@ impl Inputs {
             }
         }
         Ok(next)
+    }
+
+    /// The stream of the record that [`Inputs::advance`] came to, where that stream is to forget what came before it.
+    pub fn begins_anew(&self) -> Option<usize> {
+        // Records of one input that are of many streams follow each other as they are.
+        let record = self.sources[self.turn].record();
+        (self.is_at_record && record.follows == Follows::Anew).then_some(self.turn)
     }
 
     /// Takes the record that [`Inputs::advance`] came to, and its stream.
@@ -223,7 +245,18 @@ impl Inputs {
             None => self.turn,
         };
         source.take();
+        self.is_at_record = false;
         Ok((stream, source.record()))
+    }
+
+    /// What came of links and what did not, a line each.
+    pub fn summaries(&self) -> impl Iterator<Item = String> {
+        self.sources.iter().filter_map(Source::summary)
+    }
+
+    /// What sends answers to the boards of the inputs; none for an input that is none.
+    pub fn responders(&self) -> Vec<Option<Responder>> {
+        self.sources.iter().map(Source::responder).collect()
     }
 
     /// Bytes of all inputs, when known.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
-use super::bytes::LINE_MAX;
+use super::bytes::{Bytes, LINE_MAX};
 use super::{Format, Reader, Source, shown};
 
 /// Bytes at an input's beginning, and before a place in it, by which it is known again.
@@ -182,7 +182,7 @@ impl Source {
 
     /// Whether it is a file, in which one can go back.
     pub fn can_go_back(&self) -> bool {
-        self.bytes().can_seek()
+        self.bytes().is_some_and(Bytes::can_seek)
     }
 
     /// Where it goes on, in words.
@@ -197,7 +197,7 @@ impl Source {
 
     /// Takes the record that [`Source::advance`] came to: the position is behind it.
     pub fn take(&mut self) {
-        let (lines, offset) = (self.lines(), self.bytes().consumed());
+        let (lines, offset) = (self.lines(), self.bytes().map_or(0, Bytes::consumed));
         let is_half = lines.is_some_and(|lines| lines.is_half()) && self.can_go_back();
         let line = lines.map_or(0, |lines| lines.number());
         (self.at.offset, self.at.line, self.at.is_half) = (offset, line, is_half);
@@ -215,9 +215,9 @@ impl Source {
     /// What was read cannot be read again.
     pub fn save(&mut self, at: &Position, draft: &mut Draft) -> Result<()> {
         let is_file = self.can_go_back();
-        let checksums = match is_file {
-            true => self.bytes_mut().checksums(at.offset).with_context(|| format!("input {}", self.name))?,
-            false => [0; 2],
+        let checksums = match self.bytes_mut().filter(|_| is_file).map(|bytes| bytes.checksums(at.offset)) {
+            Some(checksums) => checksums.with_context(|| format!("input {}", self.name))?,
+            None => [0; 2],
         };
         draft.text(self.format().to_possible_value().unwrap_or_default().get_name());
         draft.flag(is_file);
@@ -247,6 +247,7 @@ impl Source {
                 Reader::Npy(npy) => npy.go_to(offset, rows)?,
                 Reader::Text(lines) => lines.go_to(offset, line)?,
                 Reader::Bytes(bytes) => bytes.go_to(offset)?,
+                Reader::Link(_) => {}
             }
         }
         (self.rows, self.bad) = (saved.at.rows, saved.at.bad);
@@ -258,6 +259,7 @@ impl Source {
         match &self.reader {
             Reader::Csv(csv) => csv.reading(),
             Reader::Jsonl(jsonl) => jsonl.reading(),
+            Reader::Link(link) => Reading { channels: link.channels().to_vec(), ..Reading::default() },
             Reader::Npy(_) | Reader::Text(_) | Reader::Bytes(_) => Reading::default(),
         }
     }
@@ -269,6 +271,7 @@ impl Source {
             Reader::Npy(_) => Format::Npy,
             Reader::Text(_) => Format::Text,
             Reader::Bytes(_) => Format::Bytes,
+            Reader::Link(_) => Format::Frames,
         }
     }
 }

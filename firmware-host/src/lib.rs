@@ -8,6 +8,8 @@ mod link;
 mod port;
 mod resample;
 mod serial;
+#[cfg(target_os = "linux")]
+pub mod sim;
 mod track;
 
 pub use address::{Address, AddressError, I2cAddress, PortName, SensorKind, SerialAddress, StreamName};

@@ -189,6 +189,9 @@ impl Link {
 
     /// Works items off until there is something to give.
     fn stage(&mut self) {
+        if self.feed.has_ended {
+            self.end.get_or_insert(Ok(()));
+        }
         while self.feed.is_empty() && self.end.is_none() {
             let (items, data) = self.inbox.parts();
             let Some(item) = items.get(self.items_done) else {

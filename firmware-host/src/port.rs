@@ -173,3 +173,73 @@ impl fmt::Display for Listed {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use serialport::UsbPortInfo;
+
+    use super::*;
+
+    fn usb(path: &str, vid: u16, pid: u16) -> SerialPortInfo {
+        let serial_number = Some("85".into());
+        let product = Some("Uno".into());
+        let usb = UsbPortInfo { vid, pid, serial_number, manufacturer: None, product };
+        SerialPortInfo { port_name: path.into(), port_type: SerialPortType::UsbPort(usb) }
+    }
+
+    /// Two boards alike, one other, and a port of the machine's own.
+    fn some() -> Vec<PortInfo> {
+        let own = SerialPortInfo { port_name: "/dev/ttyS0".into(), port_type: SerialPortType::Unknown };
+        let found = vec![
+            usb("/dev/ttyUSB0", 0x1a86, 0x7523),
+            own,
+            usb("/dev/ttyACM1", 0x2341, 0x43),
+            usb("/dev/ttyACM0", 0x2341, 0x43),
+        ];
+        named(
+            found,
+            &[("usb-Uno-if00".into(), "/dev/ttyACM1".into()), ("gone".into(), "/dev/ttyACM7".into())],
+        )
+    }
+
+    #[test]
+    fn a_usb_name_means_one_port_or_says_which_there_are() {
+        let find = |vid, pid, ports| {
+            the_one(&PortName::Usb { vid, pid }, ports)
+                .map(|path| path.display().to_string())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(find(0x1a86, 0x7523, some()), Ok("/dev/ttyUSB0".into()));
+        let several = "`2341:0043` is several ports, expected one; name it by its path or by-id: \
+                       /dev/ttyACM0 (2341:0043, Uno), /dev/ttyACM1 (2341:0043, Uno, by-id/usb-Uno-if00)";
+        assert_eq!(find(0x2341, 0x43, some()), Err(several.into()));
+        let missing = find(0x2341, 0x44, some()).unwrap_err();
+        assert!(
+            missing.starts_with("there is no port `2341:0044`, expected one of: /dev/ttyACM0"),
+            "{missing}"
+        );
+        assert!(missing.ends_with("/dev/ttyS0, /dev/ttyUSB0 (1a86:7523, Uno)"), "{missing}");
+        let none = find(1, 2, Vec::new()).unwrap_err();
+        assert_eq!(none, "there is no port `0001:0002`, expected one of: (no serial ports)");
+    }
+
+    #[test]
+    fn names_by_id_are_the_links_that_lead_somewhere() {
+        let folder = std::env::temp_dir().join(format!("mcedge-by-id-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        symlink("/dev/null", folder.join("usb-null")).unwrap();
+        symlink("/dev/no-such-port", folder.join("usb-gone")).unwrap();
+        assert_eq!(by_id(&folder), [("usb-null".to_string(), PathBuf::from("/dev/null"))]);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(by_id(&folder), []);
+    }
+
+    #[test]
+    fn ports_are_listed_on_any_machine() {
+        for port in ports() {
+            assert!(port.path.exists(), "{port:?}");
+        }
+    }
+}

@@ -223,8 +223,11 @@ fn group_name(groups: &str, id: u32) -> Option<&str> {
 fn holder(path: &Path) -> String {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let holds = |process: &PathBuf| {
+        // Beside numbers, `self` is another name of one.
+        let is_number = process.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok());
         let fds = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-        fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == path))
+        is_number
+            && fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == path))
     };
     let found = processes.map(|process| process.path()).find(holds);
     found.map_or_else(String::new, |process| {
@@ -233,4 +236,79 @@ fn holder(path: &Path) -> String {
         let this = if id == std::process::id().to_string() { ", this one" } else { "" };
         format!(" ({}, process {id}{this})", name.trim())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serialport::SerialPort;
+
+    use super::*;
+
+    /// Everything up to the hangup, in pieces of `most` bytes.
+    fn read_all(port: &mut Port, most: usize) -> Vec<u8> {
+        let (mut bytes, mut room) = (Vec::new(), vec![0; most]);
+        loop {
+            assert!(port.wait(None, false, Duration::from_secs(20)).read, "neither bytes nor a hangup");
+            match port.read(&mut room) {
+                Got::Bytes(count) => bytes.extend(&room[..count]),
+                Got::Nothing => {}
+                Got::Hangup => return bytes,
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_before_a_hangup_is_read() {
+        // The kernel keeps what stands in a pseudo-terminal for its master alone; a slave's is gone with the master.
+        let (master, mut slave) = TTYPort::pair().unwrap();
+        let mut port = Port::new(master, PathBuf::new()).unwrap();
+        let sent: Vec<u8> = (0..3000_u32).map(|at| at as u8).collect();
+        slave.write_all(&sent).unwrap();
+        drop(slave);
+        assert_eq!(read_all(&mut port, 700), sent);
+        assert_eq!(port.read(&mut [0]), Got::Hangup, "it stays one");
+    }
+
+    #[test]
+    fn a_port_without_bytes_gives_nothing_and_a_full_one_takes_nothing() {
+        let (_master, slave) = TTYPort::pair().unwrap();
+        let mut port = Port::new(slave, PathBuf::new()).unwrap();
+        assert_eq!(port.read(&mut [0; 8]), Got::Nothing);
+        assert!(!port.wait(None, false, Duration::from_millis(1)).read);
+        let taken = (0..1000).map(|_| port.write(&[0; 1024])).position(|taken| taken == 0);
+        assert!(taken.is_some_and(|writes| writes > 0), "{taken:?}");
+        assert!(!port.wait(None, true, Duration::ZERO).write);
+    }
+
+    #[test]
+    fn a_pseudo_terminal_opens_at_any_rate_and_without_its_lines() {
+        for baud in [9600, 921_600, 1_000_000] {
+            let (_master, slave) = TTYPort::pair().unwrap();
+            let path = crate::address::PortName::Path(slave.name().unwrap().into());
+            let address = SerialAddress { baud, ..SerialAddress::new(path) };
+            drop(slave);
+            assert!(Port::open(&address).is_ok(), "{baud}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_port_is_named() {
+        let open = |path: &str| {
+            let address = SerialAddress::new(crate::address::PortName::Path(path.into()));
+            Port::open(&address).map(|_| ()).unwrap_err().to_string()
+        };
+        let error = open("/dev/null");
+        assert!(error.starts_with("/dev/null does not open as a serial port: "), "{error}");
+        let error = open("/dev/no-such-port");
+        assert!(error.starts_with("there is no port `/dev/no-such-port`, expected one of: "), "{error}");
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_number() {
+        let groups = "root:x:0:\ndialout:x:20:ann,bob\nbroken\nuucp:x:14:\n";
+        let cases = [(0, Some("root")), (20, Some("dialout")), (14, Some("uucp")), (21, None)];
+        for (id, expected) in cases {
+            assert_eq!(group_name(groups, id), expected, "{id}");
+        }
+    }
 }

@@ -24,6 +24,8 @@ pub struct Feed {
     is_unplugged: bool,
     /// What is added to this machine's running time for the time of day.
     wall_us: Option<i64>,
+    /// The end has been given.
+    pub has_ended: bool,
     dropped_by_board: u64,
     /// Of the status before, since the board's start.
     dropped: u32,
@@ -66,6 +68,7 @@ impl Feed {
             last_us: None,
             is_unplugged: false,
             wall_us: None,
+            has_ended: false,
             dropped_by_board: 0,
             dropped: 0,
         }
@@ -86,7 +89,10 @@ impl Feed {
         match self.staged.pop_front() {
             Some(Staged::Gap(gap)) => Some(Event::Gap(gap)),
             Some(Staged::Notice(notice)) => Some(Event::Notice(notice)),
-            Some(Staged::End) => Some(Event::End),
+            Some(Staged::End) => {
+                self.has_ended = true;
+                Some(Event::End)
+            }
             None if self.is_empty() => None,
             None => Some(Event::Sample(self.next_sample())),
         }

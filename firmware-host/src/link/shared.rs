@@ -178,7 +178,7 @@ impl Glance {
             );
         }
         if self.records > 0 {
-            return format!("{} good frames have come, of other streams or without one", self.records);
+            return format!("{} good frames have come, and none says what the stream is", self.records);
         }
         format!("{} bytes have come and no whole frame: is {baud} the board's baud rate?", self.bytes)
     }

@@ -3,14 +3,21 @@
 //! Nothing is buffered beyond one record, and a record is delivered as soon as its line is complete, so that
 //! `tail -f` may stand at the other end; nothing here waits but [`open`].
 
+mod assembler;
 mod bytes;
 mod csv;
 mod jsonl;
 mod link;
+mod live;
 mod npy;
+mod remote;
 mod saved;
+mod socket;
+mod tail;
+mod tell;
 #[cfg(test)]
 mod tests;
+mod uri;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -25,6 +32,7 @@ use crate::Usage;
 use bytes::{Bytes, Lines, Need};
 pub use bytes::{LINE_MAX, POLL};
 pub use npy::read as read_array;
+pub use remote::{is_live, local_path, stream_name};
 use saved::Reading;
 pub use saved::{Position, Saved, checksums};
 
@@ -245,40 +253,89 @@ enum Reader {
     Link(Box<link::Linked>),
 }
 
-/// Opens `uri`, a path or `-` for standard input, for a model with `input`.
-///
-/// This reads up to the first record, and so waits for a stream's. Then it goes to where `saved` says, of the same input
-/// in a snapshot.
+/// An input that may be waited for: others are started before that.
+pub struct Started {
+    name: String,
+    /// What may have an extension.
+    path: String,
+    what: What,
+}
+
+/// What is read.
+enum What {
+    Bytes(Bytes),
+    /// Frames of the link that the path names.
+    Link,
+}
+
+/// Starts to read `uri`: a path, a `file://` URI, `-` for standard input, or one of the live inputs of [`remote`]. It is for
+/// a model with `input`, and is where `saved` says, of the same input in a snapshot.
 ///
 /// # Errors
 ///
-/// No such file, a directory, an empty file, a format that is not the model's kind of input, columns that are not
-/// there, and an input that is not the one in the snapshot any more.
-pub fn open(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Source> {
-    if uri.starts_with("serial://") || uri.starts_with("i2c://") {
-        let mut source = Source::linked(uri, input, options).with_context(|| format!("input {uri}"))?;
-        saved.map_or(Ok(()), |saved| source.resume(saved)).with_context(|| format!("input {uri}"))?;
-        return Ok(source);
+/// No such file, a directory, a URI that is none of an input, or an input that is not the one in the snapshot any more.
+pub fn start(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Started> {
+    if is_live(uri) {
+        return remote::start(uri, input, options, saved);
     }
     let path = uri.strip_prefix("file://").unwrap_or(uri);
-    ensure!(!path.contains("://"), "input {uri:?}: expected a path, a file:// URI, or - for standard input");
+    ensure!(
+        !path.contains("://"),
+        "input {uri:?}: expected a path, a file:// URI, - for standard input, or one of {}",
+        list(&remote::SCHEMES.map(|scheme| format!("{scheme}://")))
+    );
     let name = if path == "-" { "standard input" } else { path };
-    let open = || -> Result<Source> {
+    let open = || -> Result<Bytes> {
         saved.map_or(Ok(()), |saved| saved.check(path))?;
-        let bytes = Bytes::open(path, Arc::clone(&options.stop))?;
-        let mut source = Source::over(name, path, bytes, input, options)?;
-        saved.map_or(Ok(()), |saved| source.resume(saved))?;
-        Ok(source)
+        Bytes::open(path, Arc::clone(&options.stop))
     };
-    open().with_context(|| format!("input {name}"))
+    let bytes = open().with_context(|| format!("input {name}"))?;
+    Ok(Started { name: name.to_owned(), path: path.to_owned(), what: What::Bytes(bytes) })
+}
+
+/// [`Started::open`] of what [`start`] has started.
+///
+/// # Errors
+///
+/// As both.
+pub fn open(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Source> {
+    start(uri, input, options, saved)?.open(input, options, saved)
+}
+
+impl Started {
+    /// Opens the input for a model with `input`.
+    ///
+    /// This reads up to the first record, and so waits for a stream's, but for one of lines that are text to the model. Then
+    /// it goes to where `saved` says, of the same input in a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// An empty file, a format that is not the model's kind of input, columns that are not there, and an input that is not
+    /// read as the one in the snapshot.
+    pub fn open(self, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Source> {
+        let Self { name, path, what } = self;
+        let open = || -> Result<Source> {
+            let mut source = match what {
+                What::Bytes(bytes) => Source::over(&name, &path, bytes, input, options)?,
+                What::Link => Source::linked(&path, input, options)?,
+            };
+            saved.map_or(Ok(()), |saved| source.resume(saved))?;
+            Ok(source)
+        };
+        open().with_context(|| format!("input {name}"))
+    }
 }
 
 impl Source {
     fn over(name: &str, path: &str, mut bytes: Bytes, input: &Input, options: &Options) -> Result<Self> {
-        if bytes.peek()?.is_empty() {
-            bail!(if bytes.stopped() { "stopped before the first row" } else { "is empty" });
-        }
-        let format = match options.format.or_else(|| by_extension(path, input)) {
+        let at = Position::start(&bytes);
+        let said = options.format.or_else(|| by_extension(path, input));
+        let format = match said.or_else(|| at_once(&bytes, input, options)) {
+            Some(format @ (Format::Text | Format::Bytes)) if bytes.has_lines() => format,
+            Some(Format::Npy) if bytes.has_lines() => bail!("comes line by line, an .npy has no lines"),
+            _ if bytes.peek()?.is_empty() => {
+                bail!(if bytes.stopped() { "stopped before the first row" } else { "is empty" });
+            }
             Some(format) => format,
             None => by_content(bytes.peek()?, input),
         };
@@ -312,7 +369,7 @@ impl Source {
             }
             Format::Frames => bail!(Usage("frames are read from serial:// alone".into())),
         };
-        Ok(Source::new(name, reader, fields, options))
+        Ok(Source { at, ..Source::new(name, reader, fields, options) })
     }
 
     fn linked(address: &str, input: &Input, options: &Options) -> Result<Self> {
@@ -558,6 +615,12 @@ fn by_extension(path: &str, input: &Input) -> Option<Format> {
         "bin" if byte_model => Some(Format::Bytes),
         _ => None,
     }
+}
+
+/// What lines are that come one day, where that can be told without one.
+fn at_once(bytes: &Bytes, input: &Input, options: &Options) -> Option<Format> {
+    let is_text = bytes.has_lines() && options.answers.is_none() && byte_model(input).is_ok();
+    is_text.then_some(Format::Text)
 }
 
 /// What the first bytes say.

@@ -106,10 +106,12 @@ impl Inputs {
             Usage("there are several --input -, expected one: there is one standard input".into())
         );
         saved.map_or(Ok(()), |saved| saved.check(&names, uris.len(), by_column))?;
-        let sources = uris.iter().enumerate().map(|(index, uri)| {
-            let saved = saved.map(|saved| &saved.sources[index]);
-            source::open(uri, input, options, saved)
-        });
+        let saved_of = |index: usize| saved.map(|saved| &saved.sources[index]);
+        // All are started before the first is waited for.
+        let started = uris.iter().enumerate();
+        let started = started.map(|(index, uri)| source::start(uri, input, options, saved_of(index)));
+        let started = started.collect::<Result<Vec<_>>>()?.into_iter().enumerate();
+        let sources = started.map(|(index, started)| started.open(input, options, saved_of(index)));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         let mut fields = sources[0].fields().clone();
         for (uri, source) in uris.iter().zip(&sources).skip(1) {
@@ -179,6 +181,11 @@ impl Inputs {
     /// Whether one can go back in all inputs, so that nothing is lost of what was taken and is not run.
     pub fn can_go_back(&self) -> bool {
         self.sources.iter().all(Source::can_go_back)
+    }
+
+    /// Whether all inputs are files: nothing of them comes but once.
+    pub fn are_files(&self) -> bool {
+        self.sources.iter().all(Source::is_file)
     }
 
     /// Whether nothing comes any more, and what was taken since the last [`Inputs::settle`] has the last line of a file,
@@ -301,6 +308,7 @@ fn names(uris: &[String]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for uri in uris {
         let stem = Path::new(uri).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let stem = source::stream_name(uri).or(stem);
         let name = if uri == "-" { "stdin".into() } else { stem.unwrap_or_else(|| uri.clone()) };
         let numbered = (2..).map(|number| format!("{name}-{number}"));
         let mut free = std::iter::once(name.clone()).chain(numbered).filter(|name| !names.contains(name));
@@ -332,5 +340,9 @@ mod tests {
         check(&["a/pump.csv", "b/fan.v2.csv", "-"], &["pump", "fan.v2", "stdin"]);
         check(&["x.csv", "y/x.csv", "x-2.csv", "x"], &["x", "x-2", "x-2-2", "x-3"]);
         check(&["file:///logs/x.log", "..", "/"], &["x", "..", "/"]);
+        check(&["tail:///var/log/auth.log?from=start", "journal://"], &["auth", "journal"]);
+        check(&["journal://?unit=ssh.service&unit=cron.service", "tail://x.csv"], &["ssh", "x"]);
+        check(&["tcp-listen://0.0.0.0:5140", "tcp://[::1]:80"], &["0.0.0.0:5140", "[::1]:80"]);
+        check(&["unix:///run/pump.sock", "mqtt://me:secret@host:1/a/+/b?qos=1"], &["pump", "a/+/b"]);
     }
 }

@@ -171,7 +171,7 @@ impl State {
     pub fn begin(&mut self, flow: &mut Flow, conditions: String) {
         self.conditions = conditions;
         self.last = (Instant::now(), flow.runner.taken());
-        if !flow.inputs.can_go_back() {
+        if !flow.inputs.are_files() {
             self.keep(flow);
         }
     }

@@ -165,7 +165,8 @@ fn owned(port: &TTYPort) -> io::Result<File> {
 fn watch(path: &Path) -> io::Result<File> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: `inotify_init1` has no pointers; what it gives is a descriptor that nobody else owns.
-    let watch = unsafe { File::from_raw_fd(checked(libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC))?) };
+    let watch =
+        unsafe { File::from_raw_fd(checked(libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC))?) };
     let mask = libc::IN_OPEN | libc::IN_CLOSE;
     // SAFETY: `name` is a C string that lives through the call.
     checked(unsafe { libc::inotify_add_watch(watch.as_raw_fd(), name.as_ptr(), mask) })?;

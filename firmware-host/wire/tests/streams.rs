@@ -151,7 +151,8 @@ fn a_restart_forgets_the_frame_that_has_begun() {
     let good = naive::frame(&[&[1, 0x81, 255][..], &[0; 13]].concat());
     for begun in [1, good.len() - 1, 2 * MAX_FRAME] {
         let mut decoder: Decoder = Decoder::new();
-        assert_eq!(decoder.next(&mut &vec![9; begun][..]), None);
+        assert_eq!(decoder.next(&mut &vec![9; begun - 1][..]), None);
+        assert_eq!(decoder.next(&mut &[9][..]), None);
         assert_eq!(decoder.pending(), if begun > MAX_FRAME { 0 } else { begun });
         decoder.restart();
         assert_eq!(decoder.pending(), 0);

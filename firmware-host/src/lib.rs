@@ -6,6 +6,7 @@ mod address;
 mod clock;
 mod link;
 mod port;
+mod rate;
 mod resample;
 mod serial;
 #[cfg(target_os = "linux")]
@@ -19,5 +20,6 @@ pub use link::{
     Stream,
 };
 pub use port::{PortError, PortInfo, ports};
+pub use rate::{RateCheck, RateError, RateGuess};
 pub use resample::Resampler;
 pub use track::{Missing, Place, Track, TrackCounts};

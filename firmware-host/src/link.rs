@@ -289,7 +289,7 @@ impl Link {
 
     /// How the board's clock goes.
     pub fn clock(&self) -> ClockFit {
-        self.feed.clock.fit()
+        self.feed.clock()
     }
 
     /// Bytes that have come.

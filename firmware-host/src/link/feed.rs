@@ -7,14 +7,14 @@ use mcedge_wire::{Samples, State, Status};
 use super::LinkError;
 use super::event::{Event, Gap, GapCause, Sample, Stream};
 use super::inbox::{At, Head, Item};
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockFit};
 use crate::track::{Missing, Place, Track};
 
 /// Takes items, gives events.
 pub struct Feed {
     pub stream: Stream,
     pub track: Track,
-    pub clock: Clock,
+    clock: Clock,
     frame: Frame,
     /// What is given before the frame's next sample: a handful at most, of one item.
     staged: VecDeque<Staged>,
@@ -74,6 +74,12 @@ impl Feed {
         }
     }
 
+    /// The fit of the board's clock to the time of day.
+    pub fn clock(&self) -> ClockFit {
+        let fit = self.clock.fit();
+        ClockFit { offset_us: fit.offset_us.saturating_add(self.wall_us.unwrap_or_default()), ..fit }
+    }
+
     /// Whether there is nothing to give.
     pub fn is_empty(&self) -> bool {
         self.staged.is_empty() && self.frame.next >= self.frame.samples
@@ -110,7 +116,7 @@ impl Feed {
     }
 
     fn time_us(&mut self, device_us: u64) -> i64 {
-        self.clock.host_us(device_us) + self.wall_us.unwrap_or_default()
+        self.clock.host_us(device_us).saturating_add(self.wall_us.unwrap_or_default())
     }
 
     /// Tells a person something.
@@ -158,11 +164,12 @@ impl Feed {
         }
         let count = samples.len();
         let skip = self.track(head, |track, place| track.samples(place, count as u64)) as usize;
-        self.clock.arrived(head.time_us + u64::from(samples.span_us), head.at.mono_us);
-        self.set_wall(head.at);
         if skip >= count {
             return Ok(());
         }
+        // A frame goes out when its last sample has been taken.
+        self.clock.arrived(head.time_us.saturating_add(samples.span_us.into()), head.at.mono_us);
+        self.set_wall(head.at);
         let scales = self.stream.channels.iter().map(|channel| channel.scale).cycle();
         self.frame.values.clear();
         self.frame.values.extend(samples.numbers().zip(scales).map(|(number, scale)| number * scale));

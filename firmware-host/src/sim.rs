@@ -11,6 +11,7 @@ mod random;
 mod tests;
 
 use std::io;
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -214,8 +215,8 @@ impl Default for SimOptions {
 ///
 /// - `out[sent..]` is what is still to be written of what came out of the cable.
 /// - `line` is none only while it is pulled out.
-pub struct Simulator<R> {
-    rows: R,
+pub struct Simulator<R: Iterator<Item = Vec<f32>>> {
+    rows: Peekable<R>,
     board: Board,
     line: Option<Line>,
     path: PathBuf,
@@ -294,7 +295,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         let of = |every: Option<Every>| every.map_or(u64::MAX, |every| every.rows.max(1));
         let now = Instant::now();
         Ok(Simulator {
-            rows,
+            rows: rows.peekable(),
             path: line.path().to_path_buf(),
             line: Some(line),
             has_any_rate,
@@ -357,7 +358,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         }
         let Some(line) = &self.line else { return Ok(Step::Again) };
         if !line.is_ready() {
-            return self.miss();
+            return if self.is_over() { Ok(Step::Done) } else { self.miss() };
         }
         if self.sent < self.out.len() {
             return Ok(Step::Wait(TICK));
@@ -500,7 +501,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
             rows.extend(values);
             count += 1;
         }
-        self.is_played |= count < most;
+        self.is_played |= self.rows.peek().is_none();
         if count == 0 {
             return Ok(0);
         }
@@ -518,16 +519,21 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
 
     /// All has been played: says so until the host hangs up.
     fn end(&mut self) -> Result<Step, SimError> {
-        let now = Instant::now();
-        let ended = *self.ended.get_or_insert(now);
-        if self.board.is_text() || now - ended >= self.options.grace {
+        let is_first = self.ended.is_none();
+        if self.is_over() {
             return Ok(Step::Done);
         }
-        if now - self.last_status >= ENDED || now == ended {
+        if self.last_status.elapsed() >= ENDED || is_first {
             self.replies.status = true;
             return Ok(Step::Again);
         }
         Ok(Step::Wait(TICK))
+    }
+
+    /// All has been played, and there was time to say so.
+    fn is_over(&mut self) -> bool {
+        let ended = self.is_played.then(|| *self.ended.get_or_insert_with(Instant::now));
+        ended.is_some_and(|ended| self.board.is_text() || ended.elapsed() >= self.options.grace)
     }
 
     fn reset(&mut self) {
@@ -684,25 +690,30 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         line.take_unread().map_err(line_failed)
     }
 
-    /// Takes what the host says.
+    /// Takes what the host says, and sees whether it has gone.
     fn listen(&mut self) -> Result<(), SimError> {
+        let has_spoken = self.hear()?;
         let Some(line) = &mut self.line else { return Ok(()) };
-        let was_open = line.is_open();
-        if line.has_lost_its_host().map_err(line_failed)? && was_open {
+        if line.has_lost_its_host(has_spoken).map_err(line_failed)? {
+            // What it said last may have come since.
+            self.hear()?;
             self.hang_up()?;
-            if self.ended.is_some() {
-                // Nobody is left who could be told.
-                self.ended = self.ended.and_then(|ended| ended.checked_sub(self.options.grace));
-            }
-            return Ok(());
+            // Nobody is left who could be told that all was played.
+            self.ended = self.ended.and_then(|ended| ended.checked_sub(self.options.grace));
         }
-        let mut room = [0; 4096];
+        Ok(())
+    }
+
+    /// Takes all that has come; whether there was anything.
+    fn hear(&mut self) -> Result<bool, SimError> {
+        let (mut room, mut has_spoken) = ([0; 4096], false);
         loop {
-            let Some(line) = &mut self.line else { return Ok(()) };
+            let Some(line) = &mut self.line else { return Ok(has_spoken) };
             let count = line.read(&mut room).map_err(line_failed)?;
             if count == 0 {
-                return Ok(());
+                return Ok(has_spoken);
             }
+            has_spoken = true;
             if !self.board.is_text() {
                 self.obey(&room[..count]);
             }

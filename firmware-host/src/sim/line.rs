@@ -58,11 +58,9 @@ impl Line {
         self.link.as_deref().unwrap_or(&self.path)
     }
 
-    /// Reads what a host has said, without a wait; 0: nothing more.
+    /// Reads what a host says, without a wait; 0: nothing more.
     pub fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let count = or_none(self.master.read(room))?;
-        self.has_spoken |= count > 0;
-        Ok(count)
+        or_none(self.master.read(room))
     }
 
     /// Writes what there is room for, without a wait.
@@ -70,16 +68,16 @@ impl Line {
         or_none(self.master.write(bytes))
     }
 
-    /// Whether a host has just gone; and sees those that come.
-    pub fn has_lost_its_host(&mut self) -> io::Result<bool> {
+    /// Whether a host has just gone; and sees those that come. `has_spoken`: something was read since it was last asked.
+    pub fn has_lost_its_host(&mut self, has_spoken: bool) -> io::Result<bool> {
         const EVENT: usize = size_of::<libc::inotify_event>();
-        let was_open = self.openers > 0;
         let mut has_closed = false;
         let mut events = [0; 64 * EVENT];
         loop {
             let count = or_none(self.watch.read(&mut events))?;
             if count == 0 {
-                return Ok(has_closed && (was_open || self.openers == 0));
+                self.has_spoken |= has_spoken && self.openers > 0;
+                return Ok(has_closed);
             }
             // A watched file's events have no name behind them: each has the same size.
             for event in events[..count].chunks_exact(EVENT) {

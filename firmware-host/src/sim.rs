@@ -27,6 +27,8 @@ use random::Random;
 
 /// A line that nobody reads is given up after this.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long the loop waits for a host to read.
+const ROOM: Duration = Duration::from_micros(200);
 /// How long the loop waits at most.
 const TICK: Duration = Duration::from_millis(20);
 /// From one status to the next.
@@ -550,7 +552,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         let by = self.pull_by.unwrap_or_else(Instant::now);
         let Some(line) = &self.line else { return Ok(Step::Again) };
         if !line.is_drained().map_err(line_failed)? && Instant::now() < by {
-            return Ok(Step::Wait(Duration::from_millis(1)));
+            return Ok(Step::Wait(ROOM));
         }
         self.hang_up()?;
         (self.pull_by, self.line) = (None, None);
@@ -664,20 +666,18 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
     }
 
     fn wait(&mut self, time: Duration) -> Result<(), SimError> {
-        let has_more = self.sent < self.out.len() && self.still_until.is_none();
         let now = Instant::now();
-        let (time, to_write) = match has_more {
-            true if now < self.free_at => (time.min(self.free_at - now), false),
-            has_more => (time, has_more),
-        };
+        let has_more = self.sent < self.out.len() && self.still_until.is_none();
         match &self.line {
-            Some(line) if line.is_ready() => line.wait(time, to_write).map_err(line_failed),
-            Some(line) => line.wait(time, false).map_err(line_failed),
+            // Nothing tells when there is room again.
+            Some(line) if has_more && line.is_ready() => line.wait(time.min((self.free_at - now).max(ROOM))),
+            Some(line) => line.wait(time),
             None => {
                 std::thread::sleep(time);
                 Ok(())
             }
         }
+        .map_err(line_failed)
     }
 
     /// Gives a host the time to read the rest; says how many bytes it did not.
@@ -685,7 +685,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         let Some(line) = &mut self.line else { return Ok(0) };
         let by = Instant::now() + most;
         while line.is_open() && !line.is_drained().map_err(line_failed)? && Instant::now() < by {
-            line.wait(Duration::from_millis(1), false).map_err(line_failed)?;
+            line.wait(ROOM).map_err(line_failed)?;
         }
         line.take_unread().map_err(line_failed)
     }

@@ -125,7 +125,8 @@ impl Board {
                 Ok(greeting)
             }
             Format::Csv => {
-                let names: Vec<&str> = self.source.channels.iter().map(|channel| channel.name.as_str()).collect();
+                let names: Vec<&str> =
+                    self.source.channels.iter().map(|channel| channel.name.as_str()).collect();
                 Ok(format!("{}\r\n", names.join(",")).into_bytes())
             }
             Format::EdgeImpulse => Ok(Vec::new()),

@@ -15,11 +15,16 @@ use super::SimError;
 /// What a host that says nothing takes to be ready for bytes, from when it opened the port.
 const SILENT_HOST: Duration = Duration::from_millis(500);
 
+/// Bytes that may be on their way. Half of what a terminal's input buffer holds: what does not fit into it stands before it
+/// for a moment when it has been emptied, and cannot be seen there.
+const IN_FLIGHT: usize = 2048;
+
 /// A pseudo-terminal, the board's end of it.
 ///
 /// # Invariants
 ///
 /// - `slave` is held, so that what a host has not read yet can be seen; nothing is read from it while the line is whole.
+/// - At most `in_flight` bytes, at most [`IN_FLIGHT`], have been written and not read.
 pub struct Line {
     master: File,
     slave: File,
@@ -34,6 +39,7 @@ pub struct Line {
     opened: Option<Instant>,
     /// Something has come from it since.
     has_spoken: bool,
+    in_flight: usize,
 }
 
 impl Line {
@@ -50,7 +56,17 @@ impl Line {
                 .map_err(|source| SimError::Io { what: format!("the link {}", link.display()), source })?;
         }
         let link = link.map(Path::to_path_buf);
-        Ok(Line { master, slave, watch, path, link, openers: 0, opened: None, has_spoken: false })
+        Ok(Line {
+            master,
+            slave,
+            watch,
+            path,
+            link,
+            openers: 0,
+            opened: None,
+            has_spoken: false,
+            in_flight: 0,
+        })
     }
 
     /// Where a host finds it.
@@ -65,7 +81,13 @@ impl Line {
 
     /// Writes what there is room for, without a wait.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        or_none(self.master.write(bytes))
+        if self.in_flight + bytes.len() > IN_FLIGHT && self.is_drained()? {
+            self.in_flight = 0;
+        }
+        let room = bytes.len().min(IN_FLIGHT - self.in_flight);
+        let count = or_none(self.master.write(&bytes[..room]))?;
+        self.in_flight += count;
+        Ok(count)
     }
 
     /// Whether a host has just gone; and sees those that come. `has_spoken`: something was read since it was last asked.
@@ -125,14 +147,14 @@ impl Line {
             }
             total += count;
         }
+        self.in_flight = 0;
         Ok(total)
     }
 
-    /// Waits until something comes or changes, or bytes can be written if `to_write`, for `timeout` at most.
-    pub fn wait(&self, timeout: Duration, to_write: bool) -> io::Result<()> {
-        let events = if to_write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
-        let mut fds =
-            [poll_fd(self.master.as_raw_fd(), events), poll_fd(self.watch.as_raw_fd(), libc::POLLIN)];
+    /// Waits until something comes or changes, for `timeout` at most.
+    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let of = |file: &File| poll_fd(file.as_raw_fd(), libc::POLLIN);
+        let mut fds = [of(&self.master), of(&self.watch)];
         poll(&mut fds, timeout)
     }
 }
@@ -163,7 +185,8 @@ fn owned(port: &TTYPort) -> io::Result<File> {
 fn watch(path: &Path) -> io::Result<File> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: `inotify_init1` has no pointers; what it gives is a descriptor that nobody else owns.
-    let watch = unsafe { File::from_raw_fd(checked(libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC))?) };
+    let watch =
+        unsafe { File::from_raw_fd(checked(libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC))?) };
     let mask = libc::IN_OPEN | libc::IN_CLOSE;
     // SAFETY: `name` is a C string that lives through the call.
     checked(unsafe { libc::inotify_add_watch(watch.as_raw_fd(), name.as_ptr(), mask) })?;

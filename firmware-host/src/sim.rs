@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mcedge_wire::{Body, Decoder, Element, EncodeError, State};
+pub use mcedge_wire::Element;
+use mcedge_wire::{Body, Decoder, EncodeError, State};
 
 use board::Board;
 use damage::damage;
@@ -28,7 +29,7 @@ use random::Random;
 /// A line that nobody reads is given up after this.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long the loop waits for a host to read.
-const ROOM: Duration = Duration::from_micros(200);
+const ROOM: Duration = Duration::from_micros(50);
 /// How long the loop waits at most.
 const TICK: Duration = Duration::from_millis(20);
 /// From one status to the next.
@@ -481,7 +482,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         })?;
         if taken > 0 {
             if self.board.is_text() {
-                self.account.expect_line(row, frame.strip_suffix(b"\n").unwrap_or(&frame));
+                self.account.expect_line(Some(row), &frame);
             }
             self.put(row << 1, &frame);
         }
@@ -600,7 +601,9 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
             (self.replies.status, self.replies.describe) = (false, false);
         }
         let frame = if std::mem::take(&mut self.replies.greeting) {
-            self.board.greeting(now_us)?
+            let greeting = self.board.greeting(now_us)?;
+            self.account.expect_line(None, &greeting);
+            greeting
         } else if std::mem::take(&mut self.replies.describe) {
             self.board.describe(now_us)?.to_vec()
         } else if std::mem::take(&mut self.replies.status) {

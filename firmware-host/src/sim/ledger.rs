@@ -275,7 +275,8 @@ impl Account {
                 Listener::Frames(_) => self.frame(bytes).is_some(),
                 Listener::Lines(_, expected) => match expected.iter().position(|(_, line)| line == bytes) {
                     Some(at) => {
-                        if let Some((Some(row), _)) = expected.drain(..=at).next_back() {
+                        let line = expected.drain(..=at).next_back();
+                        if let Some((Some(row), _)) = line {
                             self.came(0, row, 1);
                         }
                         true

@@ -648,7 +648,7 @@ fn byte_model(input: &Input) -> Result<()> {
 }
 
 /// Whether a column's or key's name says that it is a time.
-fn is_time_name(name: &str) -> bool {
+pub fn is_time_name(name: &str) -> bool {
     TIME_NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 

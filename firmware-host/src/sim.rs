@@ -11,11 +11,13 @@ mod random;
 mod tests;
 
 use std::io;
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mcedge_wire::{Body, Decoder, Element, EncodeError, State};
+pub use mcedge_wire::Element;
+use mcedge_wire::{Body, Decoder, EncodeError, State};
 
 use board::Board;
 use damage::damage;
@@ -26,6 +28,8 @@ use random::Random;
 
 /// A line that nobody reads is given up after this.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long the loop waits for a host to read.
+const ROOM: Duration = Duration::from_micros(50);
 /// How long the loop waits at most.
 const TICK: Duration = Duration::from_millis(20);
 /// From one status to the next.
@@ -214,8 +218,8 @@ impl Default for SimOptions {
 ///
 /// - `out[sent..]` is what is still to be written of what came out of the cable.
 /// - `line` is none only while it is pulled out.
-pub struct Simulator<R> {
-    rows: R,
+pub struct Simulator<R: Iterator<Item = Vec<f32>>> {
+    rows: Peekable<R>,
     board: Board,
     line: Option<Line>,
     path: PathBuf,
@@ -294,7 +298,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         let of = |every: Option<Every>| every.map_or(u64::MAX, |every| every.rows.max(1));
         let now = Instant::now();
         Ok(Simulator {
-            rows,
+            rows: rows.peekable(),
             path: line.path().to_path_buf(),
             line: Some(line),
             has_any_rate,
@@ -357,7 +361,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         }
         let Some(line) = &self.line else { return Ok(Step::Again) };
         if !line.is_ready() {
-            return self.miss();
+            return if self.is_over() { Ok(Step::Done) } else { self.miss() };
         }
         if self.sent < self.out.len() {
             return Ok(Step::Wait(TICK));
@@ -478,7 +482,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         })?;
         if taken > 0 {
             if self.board.is_text() {
-                self.account.expect_line(row, frame.strip_suffix(b"\n").unwrap_or(&frame));
+                self.account.expect_line(Some(row), &frame);
             }
             self.put(row << 1, &frame);
         }
@@ -500,7 +504,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
             rows.extend(values);
             count += 1;
         }
-        self.is_played |= count < most;
+        self.is_played |= self.rows.peek().is_none();
         if count == 0 {
             return Ok(0);
         }
@@ -518,16 +522,21 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
 
     /// All has been played: says so until the host hangs up.
     fn end(&mut self) -> Result<Step, SimError> {
-        let now = Instant::now();
-        let ended = *self.ended.get_or_insert(now);
-        if self.board.is_text() || now - ended >= self.options.grace {
+        let is_first = self.ended.is_none();
+        if self.is_over() {
             return Ok(Step::Done);
         }
-        if now - self.last_status >= ENDED || now == ended {
+        if self.last_status.elapsed() >= ENDED || is_first {
             self.replies.status = true;
             return Ok(Step::Again);
         }
         Ok(Step::Wait(TICK))
+    }
+
+    /// All has been played, and there was time to say so.
+    fn is_over(&mut self) -> bool {
+        let ended = self.is_played.then(|| *self.ended.get_or_insert_with(Instant::now));
+        ended.is_some_and(|ended| self.board.is_text() || ended.elapsed() >= self.options.grace)
     }
 
     fn reset(&mut self) {
@@ -544,7 +553,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         let by = self.pull_by.unwrap_or_else(Instant::now);
         let Some(line) = &self.line else { return Ok(Step::Again) };
         if !line.is_drained().map_err(line_failed)? && Instant::now() < by {
-            return Ok(Step::Wait(Duration::from_millis(1)));
+            return Ok(Step::Wait(ROOM));
         }
         self.hang_up()?;
         (self.pull_by, self.line) = (None, None);
@@ -592,7 +601,9 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
             (self.replies.status, self.replies.describe) = (false, false);
         }
         let frame = if std::mem::take(&mut self.replies.greeting) {
-            self.board.greeting(now_us)?
+            let greeting = self.board.greeting(now_us)?;
+            self.account.expect_line(None, &greeting);
+            greeting
         } else if std::mem::take(&mut self.replies.describe) {
             self.board.describe(now_us)?.to_vec()
         } else if std::mem::take(&mut self.replies.status) {
@@ -658,20 +669,18 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
     }
 
     fn wait(&mut self, time: Duration) -> Result<(), SimError> {
-        let has_more = self.sent < self.out.len() && self.still_until.is_none();
         let now = Instant::now();
-        let (time, to_write) = match has_more {
-            true if now < self.free_at => (time.min(self.free_at - now), false),
-            has_more => (time, has_more),
-        };
+        let has_more = self.sent < self.out.len() && self.still_until.is_none();
         match &self.line {
-            Some(line) if line.is_ready() => line.wait(time, to_write).map_err(line_failed),
-            Some(line) => line.wait(time, false).map_err(line_failed),
+            // Nothing tells when there is room again.
+            Some(line) if has_more && line.is_ready() => line.wait(time.min((self.free_at - now).max(ROOM))),
+            Some(line) => line.wait(time),
             None => {
                 std::thread::sleep(time);
                 Ok(())
             }
         }
+        .map_err(line_failed)
     }
 
     /// Gives a host the time to read the rest; says how many bytes it did not.
@@ -679,30 +688,35 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         let Some(line) = &mut self.line else { return Ok(0) };
         let by = Instant::now() + most;
         while line.is_open() && !line.is_drained().map_err(line_failed)? && Instant::now() < by {
-            line.wait(Duration::from_millis(1), false).map_err(line_failed)?;
+            line.wait(ROOM).map_err(line_failed)?;
         }
         line.take_unread().map_err(line_failed)
     }
 
-    /// Takes what the host says.
+    /// Takes what the host says, and sees whether it has gone.
     fn listen(&mut self) -> Result<(), SimError> {
+        let has_spoken = self.hear()?;
         let Some(line) = &mut self.line else { return Ok(()) };
-        let was_open = line.is_open();
-        if line.has_lost_its_host().map_err(line_failed)? && was_open {
+        if line.has_lost_its_host(has_spoken).map_err(line_failed)? {
+            // What it said last may have come since.
+            self.hear()?;
             self.hang_up()?;
-            if self.ended.is_some() {
-                // Nobody is left who could be told.
-                self.ended = self.ended.and_then(|ended| ended.checked_sub(self.options.grace));
-            }
-            return Ok(());
+            // Nobody is left who could be told that all was played.
+            self.ended = self.ended.and_then(|ended| ended.checked_sub(self.options.grace));
         }
-        let mut room = [0; 4096];
+        Ok(())
+    }
+
+    /// Takes all that has come; whether there was anything.
+    fn hear(&mut self) -> Result<bool, SimError> {
+        let (mut room, mut has_spoken) = ([0; 4096], false);
         loop {
-            let Some(line) = &mut self.line else { return Ok(()) };
+            let Some(line) = &mut self.line else { return Ok(has_spoken) };
             let count = line.read(&mut room).map_err(line_failed)?;
             if count == 0 {
-                return Ok(());
+                return Ok(has_spoken);
             }
+            has_spoken = true;
             if !self.board.is_text() {
                 self.obey(&room[..count]);
             }

@@ -29,6 +29,8 @@ pub struct Ledger {
     pub frames: u64,
     /// Bytes between two zeros that were no record, once for each such place.
     pub bad_frames: u64,
+    /// Frames that were begun when the line went.
+    pub cut_frames: u64,
     /// Bytes that a host could read.
     pub bytes: u64,
     /// Bits turned.
@@ -68,7 +70,8 @@ pub struct Boot {
     pub samples: u64,
     /// Of these, those destroyed.
     pub destroyed: u64,
-    /// Of those destroyed, those before its first intact record: no host can tell them from samples before it came.
+    /// Of those destroyed, those before its first intact record: in the first start, no host can tell them from samples that
+    /// were taken before it came.
     pub before: u64,
     /// Of those destroyed, those behind its last intact record: no host can know of them.
     pub after: u64,
@@ -83,7 +86,8 @@ pub struct Boot {
 impl Ledger {
     /// Rows whose loss a host knows exactly, by sequence.
     pub fn knowable(&self) -> u64 {
-        self.boots.iter().map(|boot| boot.destroyed - boot.before - boot.after).sum()
+        let before = self.boots.iter().find(|boot| boot.is_heard).map_or(0, |boot| boot.before);
+        self.boots.iter().map(|boot| boot.destroyed - boot.after).sum::<u64>() - before
     }
 
     /// As JSON, of numbers alone.
@@ -106,7 +110,7 @@ impl Ledger {
         )
     }
 
-    fn counts(&self) -> [(&'static str, u64); 20] {
+    fn counts(&self) -> [(&'static str, u64); 21] {
         [
             ("rows", self.rows),
             ("destroyed", self.destroyed),
@@ -114,6 +118,7 @@ impl Ledger {
             ("repeated", self.repeated),
             ("frames", self.frames),
             ("bad_frames", self.bad_frames),
+            ("cut_frames", self.cut_frames),
             ("bytes", self.bytes),
             ("flips", self.flips),
             ("lost_bytes", self.lost_bytes),
@@ -138,7 +143,7 @@ impl fmt::Display for Ledger {
         write!(f, "{} rows played, {} destroyed", self.rows, self.destroyed)?;
         let told =
             |name: &str| !matches!(name, "rows" | "destroyed" | "knowable" | "bytes" | "commands" | "frames");
-        for (name, count) in self.counts().into_iter().filter(|&(name, count)| count > 0 && told(name)) {
+        for (name, count) in self.counts().into_iter().filter(|&(name, count)| count > 0 && is_told(name)) {
             write!(f, "; {}: {count}", name.replace('_', " "))?;
         }
         write!(f, "; {} frame{} of {} bytes", self.frames, s(self.frames), self.bytes)
@@ -150,7 +155,7 @@ pub enum Listener {
     /// Frames, between zeros.
     Frames(Piece),
     /// Lines, of which these are still to come.
-    Lines(Piece, VecDeque<(u64, Vec<u8>)>),
+    Lines(Piece, VecDeque<(Option<u64>, Vec<u8>)>),
 }
 
 /// The bytes since the last end of a frame or a line.
@@ -201,12 +206,12 @@ impl Account {
         }
     }
 
-    /// The line of text that a row is sent as, before it is damaged.
-    pub fn expect_line(&mut self, row: u64, line: &[u8]) {
+    /// The line of text that a row, or the header, is sent as, before it is damaged.
+    pub fn expect_line(&mut self, row: Option<u64>, line: &[u8]) {
         /// Lines that may be on their way at once: a pseudo-terminal holds fewer.
         const LINES: usize = 1 << 20;
         if let Listener::Lines(_, expected) = &mut self.listener {
-            expected.push_back((row, line.to_vec()));
+            expected.push_back((row, line.strip_suffix(b"\n").unwrap_or(line).to_vec()));
             if expected.len() > LINES {
                 expected.pop_front();
             }
@@ -228,7 +233,8 @@ impl Account {
         self.hear(self.unread.len().saturating_sub(lost));
         self.unread.clear();
         let (Listener::Frames(piece) | Listener::Lines(piece, _)) = &mut self.listener;
-        *piece = Piece::default();
+        let Piece { bytes, is_oversized } = std::mem::take(piece);
+        self.ledger.cut_frames += u64::from(is_oversized || !bytes.is_empty());
     }
 
     /// All has been said.
@@ -238,11 +244,8 @@ impl Account {
         for index in 0..ledger.boots.len() {
             let Boot { samples, next, told, is_heard, .. } = ledger.boots[index];
             ledger.destroy(index, next, samples);
-            let after = samples - next.max(told).min(samples);
-            ledger.boots[index].after = after;
-            if !is_heard {
-                (ledger.boots[index].before, ledger.boots[index].after) = (samples, 0);
-            }
+            let heard = if is_heard { next.max(told).min(samples) } else { 0 };
+            ledger.boots[index].after = samples - heard;
         }
         ledger
     }
@@ -272,8 +275,10 @@ impl Account {
                 Listener::Frames(_) => self.frame(bytes).is_some(),
                 Listener::Lines(_, expected) => match expected.iter().position(|(_, line)| line == bytes) {
                     Some(at) => {
-                        let row = expected.drain(..=at).next_back().map_or(0, |(row, _)| row);
-                        self.came(0, row, 1);
+                        let line = expected.drain(..=at).next_back();
+                        if let Some((Some(row), _)) = line {
+                            self.came(0, row, 1);
+                        }
                         true
                     }
                     None => false,

@@ -15,11 +15,16 @@ use super::SimError;
 /// What a host that says nothing takes to be ready for bytes, from when it opened the port.
 const SILENT_HOST: Duration = Duration::from_millis(500);
 
+/// Bytes that may be on their way. Half of what a terminal's input buffer holds: what does not fit into it stands before it
+/// for a moment when it has been emptied, and cannot be seen there.
+const IN_FLIGHT: usize = 2048;
+
 /// A pseudo-terminal, the board's end of it.
 ///
 /// # Invariants
 ///
 /// - `slave` is held, so that what a host has not read yet can be seen; nothing is read from it while the line is whole.
+/// - At most `in_flight` bytes, at most [`IN_FLIGHT`], have been written and not read.
 pub struct Line {
     master: File,
     slave: File,
@@ -34,6 +39,7 @@ pub struct Line {
     opened: Option<Instant>,
     /// Something has come from it since.
     has_spoken: bool,
+    in_flight: usize,
 }
 
 impl Line {
@@ -50,7 +56,17 @@ impl Line {
                 .map_err(|source| SimError::Io { what: format!("the link {}", link.display()), source })?;
         }
         let link = link.map(Path::to_path_buf);
-        Ok(Line { master, slave, watch, path, link, openers: 0, opened: None, has_spoken: false })
+        Ok(Line {
+            master,
+            slave,
+            watch,
+            path,
+            link,
+            openers: 0,
+            opened: None,
+            has_spoken: false,
+            in_flight: 0,
+        })
     }
 
     /// Where a host finds it.
@@ -58,28 +74,32 @@ impl Line {
         self.link.as_deref().unwrap_or(&self.path)
     }
 
-    /// Reads what a host has said, without a wait; 0: nothing more.
+    /// Reads what a host says, without a wait; 0: nothing more.
     pub fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let count = or_none(self.master.read(room))?;
-        self.has_spoken |= count > 0;
-        Ok(count)
+        or_none(self.master.read(room))
     }
 
     /// Writes what there is room for, without a wait.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        or_none(self.master.write(bytes))
+        if self.in_flight + bytes.len() > IN_FLIGHT && self.is_drained()? {
+            self.in_flight = 0;
+        }
+        let room = bytes.len().min(IN_FLIGHT - self.in_flight);
+        let count = or_none(self.master.write(&bytes[..room]))?;
+        self.in_flight += count;
+        Ok(count)
     }
 
-    /// Whether a host has just gone; and sees those that come.
-    pub fn has_lost_its_host(&mut self) -> io::Result<bool> {
+    /// Whether a host has just gone; and sees those that come. `has_spoken`: something was read since it was last asked.
+    pub fn has_lost_its_host(&mut self, has_spoken: bool) -> io::Result<bool> {
         const EVENT: usize = size_of::<libc::inotify_event>();
-        let was_open = self.openers > 0;
         let mut has_closed = false;
         let mut events = [0; 64 * EVENT];
         loop {
             let count = or_none(self.watch.read(&mut events))?;
             if count == 0 {
-                return Ok(has_closed && (was_open || self.openers == 0));
+                self.has_spoken |= has_spoken && self.openers > 0;
+                return Ok(has_closed);
             }
             // A watched file's events have no name behind them: each has the same size.
             for event in events[..count].chunks_exact(EVENT) {
@@ -127,14 +147,14 @@ impl Line {
             }
             total += count;
         }
+        self.in_flight = 0;
         Ok(total)
     }
 
-    /// Waits until something comes or changes, or bytes can be written if `to_write`, for `timeout` at most.
-    pub fn wait(&self, timeout: Duration, to_write: bool) -> io::Result<()> {
-        let events = if to_write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
-        let mut fds =
-            [poll_fd(self.master.as_raw_fd(), events), poll_fd(self.watch.as_raw_fd(), libc::POLLIN)];
+    /// Waits until something comes or changes, for `timeout` at most.
+    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let of = |file: &File| poll_fd(file.as_raw_fd(), libc::POLLIN);
+        let mut fds = [of(&self.master), of(&self.watch)];
         poll(&mut fds, timeout)
     }
 }

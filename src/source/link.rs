@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use mcedge_firmware_host::{
-    Address, Counters, Event, Gap, GapCause, Link, LinkOptions, Resampler, Responder,
+    Address, Counters, Event, Gap, GapCause, Link, LinkOptions, RateCheck, Resampler, Responder,
 };
 use mcedge_models::contract::Input;
 
@@ -19,6 +19,9 @@ const MOST_HELD: u64 = 1 << 10;
 /// How far a stream's rate may be from the model's to be taken as it comes, as a part of it.
 const RATE_TOLERANCE: f64 = 0.01;
 
+/// What makes a rate no error.
+const TAKE_ANY: &str = "not what the model was trained on; --any-rate takes samples as they come";
+
 /// A stream of a board, open at its first sample.
 pub struct Linked {
     link: Link,
@@ -27,8 +30,12 @@ pub struct Linked {
     /// The channels' names.
     names: Vec<String>,
     resampler: Option<Resampler>,
-    /// Samples a second of what is given.
-    rate_hz: f64,
+    /// Samples a second of the board, as it says.
+    board_hz: f64,
+    /// Samples a second that the model takes; none where samples are taken as they come, whatever their rate.
+    model_hz: Option<f64>,
+    /// Holds the board to what it says.
+    check: RateCheck,
     on_gap: OnGap,
     /// The sample last taken off the link, `[size]`; empty before the first.
     last: Vec<f32>,
@@ -75,9 +82,8 @@ impl Linked {
                 tell(&format!("warning: channel `{name}` is in {found}, the model was trained in {unit}"));
             }
         }
-        let wanted_hz = rate_hz.filter(|_| !options.any_rate);
-        let resampler = resampler(stream.rate_hz, wanted_hz, *size)?;
-        let rate_hz = if resampler.is_some() { wanted_hz.unwrap_or(stream.rate_hz) } else { stream.rate_hz };
+        let (board_hz, model_hz) = (stream.rate_hz, rate_hz.filter(|_| !options.any_rate));
+        let resampler = resampler(board_hz, model_hz, *size)?;
         let chosen: Vec<String> = channels.iter().map(|&channel| found[channel].to_owned()).collect();
         let names = channel_names(names, Some(&chosen), *size);
         fields.channels.clone_from(&names);
@@ -87,7 +93,9 @@ impl Linked {
             channels,
             names: chosen,
             resampler,
-            rate_hz,
+            board_hz,
+            model_hz,
+            check: RateCheck::new(board_hz),
             on_gap: options.on_gap,
             last: Vec::with_capacity(*size),
             last_us: 0,
@@ -157,15 +165,18 @@ impl Linked {
         }
         if self.held > 0 {
             self.held -= 1;
-            self.last_us += (1e6 / self.rate_hz) as i64;
+            self.last_us += (1e6 / self.rate_hz()) as i64;
             self.ready = Some(Ready::Row(Follows::Held));
             return Ok(true);
         }
-        let event = self.link.poll()?;
-        match event {
+        self.follow_rate()?;
+        match self.link.poll()? {
             None => return Ok(false),
             Some(Event::Sample(sample)) => {
                 self.ticket = Ticket { sequence: sample.sequence, device_us: sample.device_us };
+                if self.model_hz.is_some() {
+                    self.check.push(sample.sequence, sample.device_us).context(TAKE_ANY)?;
+                }
                 let wanted = self.channels.iter().map(|&channel| sample.values[channel]);
                 if let Some((name, value)) =
                     self.names.iter().zip(wanted.clone()).find(|(_, v)| !v.is_finite())
@@ -198,6 +209,22 @@ impl Linked {
         Ok(true)
     }
 
+    /// Samples a second of what is given.
+    fn rate_hz(&self) -> f64 {
+        self.model_hz.filter(|_| self.resampler.is_some()).unwrap_or(self.board_hz)
+    }
+
+    /// Follows the board to another rate.
+    fn follow_rate(&mut self) -> Result<()> {
+        let board_hz = self.link.stream().rate_hz;
+        if board_hz != self.board_hz {
+            self.board_hz = board_hz;
+            self.check = RateCheck::new(board_hz);
+            self.resampler = resampler(board_hz, self.model_hz, self.channels.len())?;
+        }
+        Ok(())
+    }
+
     /// Does what a gap does.
     fn gap(&mut self, gap: &Gap) -> Result<()> {
         self.gaps += 1;
@@ -211,9 +238,12 @@ impl Linked {
         if let Some(resampler) = &mut self.resampler {
             resampler.reset();
         }
+        if gap.cause == GapCause::Restarted {
+            self.check.reset();
+        }
         match self.on_gap {
             OnGap::Hold if !self.last.is_empty() => {
-                let by_time = (gap.us as f64 * 1e-6 * self.rate_hz).round() as u64;
+                let by_time = (gap.us as f64 * 1e-6 * self.rate_hz()).round() as u64;
                 let missing = match (&self.resampler, gap.missing) {
                     (None, Some(missing)) => missing,
                     // As many as the time between two samples has room for.
@@ -296,6 +326,7 @@ fn resampler(found_hz: f64, wanted_hz: Option<f64>, size: usize) -> Result<Optio
     if (found_hz / wanted_hz - 1.0).abs() <= RATE_TOLERANCE {
         return Ok(None);
     }
+    RateCheck::ratio(found_hz, wanted_hz).context(TAKE_ANY)?;
     tell(&format!("resampled: the board sends {found_hz} Hz, the model takes {wanted_hz} Hz"));
     Ok(Some(Resampler::new(wanted_hz, size)))
 }

@@ -4,17 +4,21 @@
 
 mod address;
 mod clock;
+mod lines;
 mod link;
 mod port;
 mod rate;
+mod redial;
 mod resample;
 mod serial;
 #[cfg(target_os = "linux")]
 pub mod sim;
+mod text;
 mod track;
 
 pub use address::{Address, AddressError, I2cAddress, PortName, SensorKind, SerialAddress, StreamName};
 pub use clock::{Clock, ClockFit};
+pub use lines::{Begin, LineCounters, Lines, MOST_LINE_BYTES, WholeLines};
 pub use link::{
     BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Responder, Sample,
     Stream,
@@ -22,4 +26,5 @@ pub use link::{
 pub use port::{PortError, PortInfo, ports};
 pub use rate::{RateCheck, RateError, RateGuess};
 pub use resample::Resampler;
+pub use text::SerialText;
 pub use track::{Missing, Place, Track, TrackCounts};

@@ -146,9 +146,7 @@ impl Feed {
                 self.is_unplugged = true;
                 self.notice("the port has gone".into());
             }
-            Item::Back { path, after } => {
-                self.notice(format!("{} is back after {:.2} s", path.display(), after.as_secs_f64()));
-            }
+            Item::Back { notice } => self.notice(notice.clone()),
             Item::Notice(notice) => self.notice(notice.clone()),
         }
         Ok(())

@@ -1,8 +1,5 @@
 //! What the thread at the device hands to the one that polls.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use mcedge_wire::{Element, Record, Samples, Status};
 
 use super::event::{BadFrames, Stream};
@@ -47,8 +44,7 @@ pub enum Item {
     },
     Unplugged,
     Back {
-        path: PathBuf,
-        after: Duration,
+        notice: String,
     },
     Notice(String),
 }

@@ -234,6 +234,8 @@ pub struct Simulator<R: Iterator<Item = Vec<f32>>> {
     replies: Replies,
     clock: Clock,
     is_running: bool,
+    /// The host has said that it must not.
+    is_held: bool,
     is_played: bool,
     /// Frames of samples and others that went through the cable: their chances are apart, so that those of samples hang
     /// on nothing else.
@@ -310,6 +312,7 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
             replies: Replies { greeting: true, ..Replies::default() },
             clock: Clock { start: now, from: 0, from_us: 0, pace },
             is_running: false,
+            is_held: false,
             is_played: false,
             others: 0,
             next_stall: of(faults.stall),
@@ -381,7 +384,8 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
     }
 
     fn start_by_itself(&mut self) -> bool {
-        let starts = (self.options.free_run || self.board.is_text()) && !self.is_running;
+        let starts = self.options.free_run || self.board.is_text();
+        let starts = starts && !self.is_running && !self.is_held && !self.is_played;
         if starts {
             self.clock.start_at(self.board.next(), Instant::now());
         }
@@ -546,6 +550,8 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         }
         self.clock = Clock { start: Instant::now(), from: 0, from_us: 0, ..self.clock };
         self.replies.greeting = true;
+        // It waits again; one that does not begins by itself.
+        (self.is_running, self.is_held) = (false, false);
     }
 
     /// Pulls the line out, once a host has read all.
@@ -736,10 +742,10 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
             match record.body {
                 Body::Describe => (self.replies.describe, self.replies.status) = (true, true),
                 Body::Start if !self.is_running => {
-                    self.is_running = true;
+                    (self.is_running, self.is_held) = (true, false);
                     self.clock.start_at(board.next(), Instant::now());
                 }
-                Body::Stop => self.is_running = false,
+                Body::Stop => (self.is_running, self.is_held) = (false, true),
                 Body::Rate(rate_hz) => {
                     if self.has_any_rate {
                         self.clock.turn(board.next(), board.rate_hz());

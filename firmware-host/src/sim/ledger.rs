@@ -141,7 +141,7 @@ impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = |count: u64| if count == 1 { "" } else { "s" };
         write!(f, "{} rows played, {} destroyed", self.rows, self.destroyed)?;
-        let told =
+        let is_told =
             |name: &str| !matches!(name, "rows" | "destroyed" | "knowable" | "bytes" | "commands" | "frames");
         for (name, count) in self.counts().into_iter().filter(|&(name, count)| count > 0 && told(name)) {
             write!(f, "; {}: {count}", name.replace('_', " "))?;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mcedge_wire::{ALL_STREAMS, MAX_FRAME, Prediction, Record, Values, encode};
+use mcedge_wire::{ALL_STREAMS, MAX_FRAME, Prediction, Record, Status, Values, encode};
 
 use super::*;
 
@@ -102,6 +102,11 @@ fn read(port: &mut File, heard: &mut Heard, answers: bool) {
                                 .expect("room");
                         }
                     }
+                }
+                // It has started over, and waits.
+                Body::Descriptor(_) | Body::Status(Status { state: State::Stopped, .. }) => {
+                    // A port that has gone is told by the next read.
+                    let _ = port.write_all(&command(Body::Start));
                 }
                 Body::Status(status) => heard.has_ended |= status.state == State::Ended,
                 _ => {}

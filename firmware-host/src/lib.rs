@@ -12,6 +12,8 @@ mod redial;
 mod resample;
 mod sensor;
 mod serial;
+#[cfg(target_os = "linux")]
+pub mod sim;
 mod text;
 mod track;
 
@@ -19,7 +21,8 @@ pub use address::{Address, AddressError, I2cAddress, PortName, SensorKind, Seria
 pub use clock::{Clock, ClockFit};
 pub use lines::{Begin, LineCounters, Lines, MOST_LINE_BYTES, WholeLines};
 pub use link::{
-    BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Sample, Stream,
+    BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Responder, Sample,
+    Stream,
 };
 pub use port::{PortError, PortInfo, PortTable, ports};
 pub use rate::{RateCheck, RateError, RateGuess};

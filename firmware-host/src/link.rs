@@ -8,6 +8,7 @@ mod feed;
 pub(crate) mod inbox;
 mod outbox;
 mod reader;
+mod responder;
 pub(crate) mod shared;
 mod talk;
 #[cfg(test)]
@@ -19,13 +20,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mcedge_wire::{Body, Prediction, Record, Values};
+use mcedge_wire::{Body, Record};
 use thiserror::Error;
 
 pub use self::event::{BadFrames, Channel, Counters, Event, Gap, GapCause, Sample, Stream};
 use self::feed::Feed;
 use self::inbox::{Inbox, Item};
 use self::reader::Reader;
+pub use self::responder::Responder;
 use self::shared::{Incoming, Shared};
 use self::talk::command;
 use crate::address::{Address, SerialAddress, StreamName};
@@ -266,12 +268,9 @@ impl Link {
         !self.inbox.is_empty() || !self.feed.is_empty()
     }
 
-    /// Sends the model's answer to a sample back. A line that is full, or gone, drops it.
-    pub fn predict(&mut self, sequence: u32, device_us: u64, score: Option<f32>, values: &[f32]) {
-        let body = Body::Prediction(Prediction { score, values: Values::Listed(values) });
-        let record = Record { stream: self.feed.stream.id, boot: 0, sequence, time_us: device_us, body };
-        self.worker.shared.outgoing().push_prediction(&record);
-        self.worker.shared.wake();
+    /// What sends the model's answers to the board.
+    pub fn responder(&self) -> Responder {
+        Responder { shared: Arc::clone(&self.worker.shared), stream: self.feed.stream.id }
     }
 
     /// Asks the board for so many samples a second, above 0, now and whenever it starts over. Its descriptor is the answer.

@@ -390,7 +390,7 @@ mod tests {
         let expected = "the board's rate is 100 Hz now, 200 Hz before";
         events(&mut link, |event| matches!(event, Event::Notice(notice) if notice == expected));
         link.stop_board();
-        link.predict(0, 0, None, &[1.0]);
+        link.responder().predict(0, 0, None, &[1.0]);
         link.start();
         events(&mut link, |event| matches!(event, Event::Sample(_)));
         assert_eq!((link.stream().rate_hz, link.counters().predictions_sent), (100.0, 0));

@@ -143,7 +143,7 @@ impl fmt::Display for Ledger {
         write!(f, "{} rows played, {} destroyed", self.rows, self.destroyed)?;
         let is_told =
             |name: &str| !matches!(name, "rows" | "destroyed" | "knowable" | "bytes" | "commands" | "frames");
-        for (name, count) in self.counts().into_iter().filter(|&(name, count)| count > 0 && told(name)) {
+        for (name, count) in self.counts().into_iter().filter(|&(name, count)| count > 0 && is_told(name)) {
             write!(f, "; {}: {count}", name.replace('_', " "))?;
         }
         write!(f, "; {} frame{} of {} bytes", self.frames, s(self.frames), self.bytes)

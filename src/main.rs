@@ -17,6 +17,7 @@ mod forecast;
 mod inspect;
 mod pace;
 mod picture;
+mod ports;
 mod run;
 mod simulate;
 mod sink;
@@ -55,6 +56,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Play a recording or a signal as a board on a pseudo-terminal, with faults on demand
     Simulate(simulate::Args),
+    /// List this machine's serial ports, with the names that stay when they are plugged elsewhere
+    Ports(ports::Args),
     /// Say what this machine can run, and how to get what is missing
     Doctor(doctor::Args),
     /// Export, verify and run the shipped host-telemetry model
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Sweep(args) => sweep::sweep(&args),
         Command::Simulate(args) => simulate::simulate(&args),
+        Command::Ports(args) => ports::list(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => demo::demo(&args),
     };

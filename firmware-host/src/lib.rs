@@ -10,6 +10,7 @@ mod port;
 mod rate;
 mod redial;
 mod resample;
+mod sensor;
 mod serial;
 #[cfg(target_os = "linux")]
 pub mod sim;
@@ -23,8 +24,9 @@ pub use link::{
     BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Responder, Sample,
     Stream,
 };
-pub use port::{PortError, PortInfo, ports};
+pub use port::{PortError, PortInfo, PortTable, ports};
 pub use rate::{RateCheck, RateError, RateGuess};
 pub use resample::Resampler;
+pub use sensor::SensorError;
 pub use text::SerialText;
 pub use track::{Missing, Place, Track, TrackCounts};

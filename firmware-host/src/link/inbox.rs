@@ -121,4 +121,5 @@ pub struct Tally {
     pub bytes: u64,
     pub queue_overflows: u64,
     pub reconnects: u64,
+    pub sensor_errors: u64,
 }

@@ -15,6 +15,7 @@ mod doctor;
 mod export;
 mod forecast;
 mod inspect;
+mod monitor;
 mod pace;
 mod picture;
 mod run;
@@ -53,6 +54,8 @@ enum Command {
     Run(run::Args),
     /// Say what a smaller cache costs: fidelity against budget, policy by policy
     Sweep(sweep::Args),
+    /// Show what comes from a board: channels, rates, losses, its clock
+    Monitor(monitor::Args),
     /// Play a recording or a signal as a board on a pseudo-terminal, with faults on demand
     Simulate(simulate::Args),
     /// Say what this machine can run, and how to get what is missing
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::verify(&args),
         Command::Run(args) => run::run(&args),
         Command::Sweep(args) => sweep::sweep(&args),
+        Command::Monitor(args) => monitor::monitor(&args),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => demo::demo(&args),

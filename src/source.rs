@@ -17,6 +17,7 @@ mod tail;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod text_board;
 mod uri;
 
 use std::io::Write;
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
-use mcedge_firmware_host::Responder;
+use mcedge_firmware_host::{LineCounters, Responder};
 use mcedge_models::contract::Input;
 
 use crate::Usage;
@@ -217,6 +218,8 @@ pub struct Source {
     bad: u64,
     /// Behind the last record that was taken.
     at: Position,
+    /// What counts the lines of a board.
+    board: Option<Arc<LineCounters>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -264,6 +267,8 @@ pub struct Started {
 /// What is read.
 enum What {
     Bytes(Bytes),
+    /// Lines of a board, and what counts them.
+    Text(Bytes, Arc<LineCounters>),
     /// Frames of the link that the path names.
     Link,
 }
@@ -317,6 +322,10 @@ impl Started {
         let open = || -> Result<Source> {
             let mut source = match what {
                 What::Bytes(bytes) => Source::over(&name, &path, bytes, input, options)?,
+                What::Text(bytes, counters) => {
+                    let source = Source::over(&name, &path, bytes, input, options)?;
+                    Source { board: Some(counters), ..source }
+                }
                 What::Link => Source::linked(&path, input, options)?,
             };
             saved.map_or(Ok(()), |saved| source.resume(saved))?;
@@ -394,6 +403,7 @@ impl Source {
             rows: 0,
             bad: 0,
             at: Position::default(),
+            board: None,
             stop: Arc::clone(&options.stop),
         }
     }
@@ -416,12 +426,13 @@ impl Source {
         }
     }
 
-    /// What came of a link and what did not, in one line.
+    /// What came of a board and what did not, in one line.
     pub fn summary(&self) -> Option<String> {
-        match &self.reader {
-            Reader::Link(link) => Some(format!("{}: {}", self.name, link.summary())),
-            _ => None,
-        }
+        let summary = match &self.reader {
+            Reader::Link(link) => link.summary(),
+            _ => text_board::summary(self.board.as_ref()?),
+        };
+        Some(format!("{}: {summary}", self.name))
     }
 
     /// What sends answers to the board at the other end of a link.

@@ -346,6 +346,6 @@ fn words(gap: &Gap) -> String {
 }
 
 /// Tells somebody, if anybody listens.
-fn tell(notice: &str) {
+pub fn tell(notice: &str) {
     let _ = writeln!(std::io::stderr(), "mcedge: {notice}");
 }

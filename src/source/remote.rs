@@ -10,7 +10,7 @@ use super::bytes::Bytes;
 use super::saved::Saved;
 use super::tell::Teller;
 use super::uri::Uri;
-use super::{Format, Options, Started, What, csv, socket, tail};
+use super::{Format, Options, Started, What, csv, socket, tail, text_board};
 
 /// Schemes of live inputs.
 pub const SCHEMES: [&str; 6] = ["serial", "i2c", "tail", "tcp-listen", "tcp", "unix"];
@@ -57,7 +57,14 @@ pub fn start(text: &str, input: &Input, options: &Options, saved: Option<&Saved>
     let start = || -> Result<Started> {
         saved.map_or(Ok(()), |saved| saved.check(text))?;
         if text.starts_with("serial://") || text.starts_with("i2c://") {
-            return Ok(Started { name: name.clone(), path: text.to_owned(), what: What::Link });
+            let what = match options.format {
+                None | Some(Format::Frames) => What::Link,
+                Some(format) => {
+                    let (bytes, counters) = text_board::open(text, format, input, options)?;
+                    What::Text(bytes, counters)
+                }
+            };
+            return Ok(Started { name: name.clone(), path: text.to_owned(), what });
         }
         let uri = Uri::parse(text)?.context("is no URI")?;
         let place = saved.map(Saved::place);

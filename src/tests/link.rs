@@ -232,3 +232,100 @@ fn a_gap_does_what_was_asked_for() {
     let args = ["run", PUMP, "--input", &board.uri, "--output", &output, "--on-gap", "stop"];
     check_fails(&args, 1, "samples are missing");
 }
+
+#[test]
+fn a_board_of_text_gives_what_its_lines_give_from_a_file() {
+    let recording = recording("text.csv", 300);
+    let own = ["--input", recording.as_str(), "--rate", "1", "--speed", "100", "--format", "csv"];
+    let board = Board::start("text", &own);
+    let output = path("text-board.npy");
+    let uri = format!("{}?reconnect=no", board.uri);
+    let args =
+        ["run", PUMP, "--no-chunks", "--input", &uri, "--format", "csv", "--output", &output, "--any-rate"];
+    let ran = run(&args);
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.success(), "{said}");
+    let (expected, _) = outputs("text-file", &recording, &[]);
+    assert!(fs::read(&output).unwrap() == expected, "{said}");
+    assert!(said.contains("rows a second"), "{said}");
+    assert!(said.contains("301 lines came; dropped 0 that may be cut, 0 too long, 0 headers"), "{said}");
+}
+
+#[test]
+fn samples_at_another_rate_are_resampled_or_refused() {
+    let recording = recording("rates.csv", 400);
+    let board =
+        |name: &str, rate: &str| Board::start(name, &["--input", &recording, "--rate", rate, "--speed", "0"]);
+    let tokens = |name: &str, uri: &str, flags: &[&str]| {
+        let (found, said) = outputs(name, uri, flags);
+        ((found.len() - 128) / 32, said)
+    };
+    // Twice as many a second as the model takes: one of two is left, between the first and the last.
+    let (found, said) = tokens("twice", &board("twice", "2").uri, &[]);
+    assert!((199..=200).contains(&found), "{found}: {said}");
+    assert!(said.contains("the board sends 2 Hz, the model takes 1 Hz"), "{said}");
+    assert_eq!(tokens("any", &board("any", "2").uri, &["--any-rate"]).0, 400);
+    let fast = board("fast", "100");
+    let args = ["run", PUMP, "--input", &fast.uri, "--output", &path("fast.csv")];
+    check_fails(&args, 1, "--any-rate takes samples as they come");
+}
+
+#[test]
+fn a_run_on_a_board_goes_on_from_its_snapshot() {
+    let recording = recording("resumed.csv", 1000);
+    let mut board = Board::start("resumed", &["--input", &recording, "--rate", "1", "--speed", "400"]);
+    let (output, state) = (path("resumed.csv"), path("resumed.state"));
+    for old in [output.clone(), state.clone(), format!("{state}.previous")] {
+        let _ = fs::remove_file(old);
+    }
+    let args = [
+        "run",
+        PUMP,
+        "--no-chunks",
+        "--input",
+        &board.uri,
+        "--output",
+        &output,
+        "--state",
+        &state,
+        "--resume",
+    ];
+    let mut first = mcedge(&args).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = || fs::read_to_string(&output).unwrap_or_default().lines().count();
+    let start = Instant::now();
+    while lines() < 100 {
+        assert!(start.elapsed() < PATIENCE, "no rows come");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let interrupted = Command::new("kill").args(["-TERM", &first.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    assert!(first.wait().unwrap().success());
+    let before = lines();
+    let second = run(&args);
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(second.status.success(), "{said}");
+    assert!(said.contains(&format!("behind row {}", before - 1)), "{before}: {said}");
+    let rows = fs::read_to_string(&output).unwrap();
+    let times = rows.lines().skip(1).map(|row| row.split(',').next().unwrap().parse::<f64>().unwrap());
+    let times: Vec<f64> = times.collect();
+    assert!(times.is_sorted(), "{said}");
+    // Rows of both runs, and of the board's samples at most those between the two are missing.
+    assert!(times.len() > before && times.len() <= 1000, "{}: {said}", times.len());
+    assert_eq!(board.ledger()["rows"], 1000);
+}
+
+#[test]
+fn what_is_no_board_says_so() {
+    let run = |uri: &str| ["run", PUMP, "--output", "-", "--input", uri].map(str::to_owned);
+    let check = |uri: &str, code: i32, message: &str| {
+        let args = run(uri);
+        check_fails(&args.each_ref().map(String::as_str), code, message);
+    };
+    check("serial:///dev/not-there", 1, "there is no port");
+    check("serial://by-id/nobody", 1, "there is no port");
+    check("serial:///dev/ttyS9?bauds=9600", 1, "bauds");
+    check("i2c:///dev/i2c-99?sensor=mpu6050&rate=100", 1, "i2c-99");
+    check("i2c:///dev/i2c-1?sensor=thermometer&rate=100", 1, "thermometer");
+    let model = ["run", TELEMETRY, "--output", "-", "--answer", "--input"];
+    check_fails(&[&model[..], &[&format!("{TELEMETRY}/recording.csv")]].concat(), 2, "--answer");
+}

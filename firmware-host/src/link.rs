@@ -10,7 +10,8 @@ mod outbox;
 mod reader;
 mod responder;
 pub(crate) mod shared;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod sim_tests;
 mod talk;
 #[cfg(test)]

@@ -15,9 +15,12 @@ mod doctor;
 mod export;
 mod forecast;
 mod inspect;
+mod monitor;
 mod pace;
 mod picture;
+mod ports;
 mod run;
+mod simulate;
 mod sink;
 mod source;
 mod stream;
@@ -52,6 +55,12 @@ enum Command {
     Run(run::Args),
     /// Say what a smaller cache costs: fidelity against budget, policy by policy
     Sweep(sweep::Args),
+    /// Show what comes from a board: channels, rates, losses, its clock
+    Monitor(monitor::Args),
+    /// Play a recording or a signal as a board on a pseudo-terminal, with faults on demand
+    Simulate(simulate::Args),
+    /// List this machine's serial ports, with the names that stay when they are plugged elsewhere
+    Ports(ports::Args),
     /// Say what this machine can run, and how to get what is missing
     Doctor(doctor::Args),
     /// Export, verify and run the shipped host-telemetry model
@@ -66,6 +75,9 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::verify(&args),
         Command::Run(args) => run::run(&args),
         Command::Sweep(args) => sweep::sweep(&args),
+        Command::Monitor(args) => monitor::monitor(&args),
+        Command::Simulate(args) => simulate::simulate(&args),
+        Command::Ports(args) => ports::list(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => demo::demo(&args),
     };

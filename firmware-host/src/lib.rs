@@ -1,4 +1,32 @@
 //! The host end of a sensor link: what a board sends over a serial line becomes timed samples.
 //!
-//! Nothing is here yet: the wire protocol, the ports and the drivers are the next work on this crate. It knows no
-//! model and depends on no other crate of the workspace.
+//! It knows no model and depends on no other crate of the workspace but its own wire protocol and board end.
+
+mod address;
+mod clock;
+mod lines;
+mod link;
+mod port;
+mod rate;
+mod redial;
+mod resample;
+mod sensor;
+mod serial;
+#[cfg(target_os = "linux")]
+pub mod sim;
+mod text;
+mod track;
+
+pub use address::{Address, AddressError, I2cAddress, PortName, SensorKind, SerialAddress, StreamName};
+pub use clock::{Clock, ClockFit};
+pub use lines::{Begin, LineCounters, Lines, MOST_LINE_BYTES, WholeLines};
+pub use link::{
+    BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Responder, Sample,
+    Stream,
+};
+pub use port::{PortError, PortInfo, PortTable, ports};
+pub use rate::{RateCheck, RateError, RateGuess};
+pub use resample::Resampler;
+pub use sensor::SensorError;
+pub use text::SerialText;
+pub use track::{Missing, Place, Track, TrackCounts};

@@ -1,0 +1,367 @@
+//! The screen.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use jiff::{Timestamp, tz::TimeZone};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Paragraph};
+use ratatui::{DefaultTerminal, Frame};
+
+use super::Wish;
+use super::view::{Channel, View};
+
+/// From one picture to the next.
+const PICTURE: Duration = Duration::from_millis(100);
+/// Columns of a number.
+const NUMBER: usize = 9;
+/// The eighths of a line's height.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// The terminal; dropped, it is as it was.
+pub struct Screen {
+    terminal: DefaultTerminal,
+    due: Instant,
+}
+
+impl Screen {
+    /// Takes the terminal.
+    pub fn open() -> Result<Self> {
+        // A panic gives it back too: that is this function's doing.
+        let terminal =
+            ratatui::try_init().context("cannot draw on the terminal, expected one; --lines needs none")?;
+        Ok(Screen { terminal, due: Instant::now() })
+    }
+
+    /// Draws when it is time to; waits for a key, for `wait` at most.
+    pub fn show(&mut self, view: &View, wait: Duration) -> Result<Option<Wish>> {
+        if Instant::now() >= self.due {
+            self.due = Instant::now() + PICTURE;
+            self.terminal.draw(|frame| draw(frame, view)).context("cannot draw on the terminal")?;
+        }
+        if !event::poll(wait).context("cannot read the terminal")? {
+            return Ok(None);
+        }
+        match event::read().context("cannot read the terminal")? {
+            Event::Key(key) if key.kind != KeyEventKind::Release => Ok(wish(key)),
+            Event::Resize(..) => {
+                self.due = Instant::now();
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+fn wish(key: KeyEvent) -> Option<Wish> {
+    match key.code {
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Some(Wish::Quit),
+        KeyCode::Char('q') | KeyCode::Esc => Some(Wish::Quit),
+        KeyCode::Char('s') => Some(Wish::Toggle),
+        _ => None,
+    }
+}
+
+/// All of the view, as much as there is room for: channels first, then counters, then notices.
+pub fn draw(frame: &mut Frame<'_>, view: &View) {
+    let area = frame.area();
+    let counters = counters(view, area.width);
+    let counters_rows = counters.len() as u16 + 2;
+    let channels_rows = view.channels.len() as u16 + 3;
+    // Channels are what it is for: they may take all but the title and the counters.
+    let has_counters = area.height >= counters_rows + 6;
+    let counters_rows = if has_counters { counters_rows } else { 0 };
+    let room = area.height.saturating_sub(2 + counters_rows);
+    let channels_rows = channels_rows.min(room);
+    let [title, channels, counts, notices, keys] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(channels_rows),
+        Constraint::Length(counters_rows),
+        Constraint::Fill(1),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    draw_title(frame, title, view);
+    draw_channels(frame, channels, view);
+    if has_counters {
+        frame.render_widget(Paragraph::new(counters).block(Block::bordered().title(" link ")), counts);
+    }
+    draw_notices(frame, notices, view);
+    let toggle = if view.is_stopped { " start the board" } else { " stop the board" };
+    let help = Line::from(vec![" s".bold(), toggle.into(), "   q".bold(), " quit".into()]);
+    frame.render_widget(help.dim(), keys);
+}
+
+fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
+    let state = view.state();
+    let colour = match state.as_str() {
+        "running" => Color::Green,
+        "ended" | "stopped" | "waiting" => Color::Yellow,
+        _ => Color::Red,
+    };
+    let time = clock_time(view.elapsed);
+    let state =
+        Line::from(vec![Span::styled(state, Style::new().fg(colour).bold()), format!("  {time} ").into()]);
+    let width = (state.width() as u16).min(area.width);
+    let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(width)]).areas(area);
+    let title = Line::from(vec![" mcedge monitor ".bold(), view.uri.clone().into()]);
+    frame.render_widget(title, left);
+    frame.render_widget(state, right);
+}
+
+fn draw_channels(frame: &mut Frame<'_>, area: Rect, view: &View) {
+    let measured = view.measured_hz.map_or("-".into(), |rate_hz| format!("{rate_hz:.2}"));
+    let title = format!(" {}: {} Hz nominal, {measured} Hz measured ", view.name, view.nominal_hz);
+    let block = Block::bordered().title(title);
+    let inner = block.inner(area);
+    frame.render_widget(block, area);
+    if inner.is_empty() {
+        return;
+    }
+    let columns = Columns::of(view, inner.width.into());
+    let header = columns.header(view).dim();
+    let rows = usize::from(inner.height).saturating_sub(1);
+    let hidden = view.channels.len().saturating_sub(rows);
+    let shown = if hidden > 0 { rows.saturating_sub(1) } else { view.channels.len() };
+    let mut lines = vec![header];
+    lines.extend(view.channels.iter().take(shown).map(|channel| columns.row(channel)));
+    if hidden > 0 {
+        lines.push(Line::from(format!(" … {} channels more", view.channels.len() - shown)).dim());
+    }
+    frame.render_widget(Paragraph::new(lines), inner);
+}
+
+/// Widths of the table's columns; 0 where there is no room for one.
+struct Columns {
+    name: usize,
+    unit: usize,
+    /// Of the lowest and the highest.
+    range: usize,
+    spark: usize,
+}
+
+impl Columns {
+    fn of(view: &View, width: usize) -> Self {
+        let longest = |of: fn(&Channel) -> &str, least: usize| {
+            let longest = view.channels.iter().map(|channel| Span::raw(of(channel)).width()).max();
+            longest.unwrap_or(0).max(least)
+        };
+        let name = longest(|channel| &channel.name, 7);
+        let unit = longest(|channel| &channel.unit, 0);
+        let unit = if unit > 0 { unit.max(4) } else { 0 };
+        let mut columns = Columns { name, unit, range: NUMBER, spark: 0 };
+        if columns.taken() + 12 > width {
+            columns.range = 0;
+        }
+        if columns.taken() + 8 > width {
+            columns.unit = 0;
+        }
+        columns.name = columns.name.min(width.saturating_sub(columns.taken() - columns.name));
+        columns.spark = width.saturating_sub(columns.taken() + 2);
+        columns
+    }
+
+    /// Columns of all but the past: each has a space before it.
+    fn taken(&self) -> usize {
+        let of = |width: usize| if width > 0 { width + 1 } else { 0 };
+        1 + self.name + of(self.unit) + 1 + NUMBER + 2 * of(self.range)
+    }
+
+    fn header(&self, view: &View) -> Line<'static> {
+        let mut line = format!(" {}", fit("channel", self.name));
+        if self.unit > 0 {
+            line += &format!(" {}", fit("unit", self.unit));
+        }
+        line += &format!(" {:>NUMBER$}", "last");
+        if self.range > 0 {
+            line += &format!(" {:>NUMBER$} {:>NUMBER$}", "min", "max");
+        }
+        let past_s = self.spark as f64 * view.point_s();
+        line += &fit(&format!("  last {} s", number(past_s as f32).trim()), self.spark + 2);
+        Line::from(line)
+    }
+
+    fn row(&self, channel: &Channel) -> Line<'static> {
+        let is_known = channel.last.is_some();
+        let shown = |value: f32| format!(" {:>NUMBER$}", if is_known { number(value) } else { "-".into() });
+        let mut spans = vec![format!(" {}", fit(&channel.name, self.name)).bold()];
+        if self.unit > 0 {
+            spans.push(format!(" {}", fit(&channel.unit, self.unit)).into());
+        }
+        spans.push(shown(channel.last.unwrap_or(0.0)).cyan());
+        if self.range > 0 {
+            spans.push((shown(channel.min) + &shown(channel.max)).into());
+        }
+        spans.push("  ".into());
+        spans.push(spark(channel, self.spark).green());
+        Line::from(spans)
+    }
+}
+
+/// The past of a channel, `width` points of it, between the lowest and the highest of them; a gap where samples are missing.
+fn spark(channel: &Channel, width: usize) -> String {
+    let past = channel.past.iter().skip(channel.past.len().saturating_sub(width));
+    let known = || past.clone().flatten().copied().filter(|value| value.is_finite());
+    let low = known().fold(f32::INFINITY, f32::min);
+    let high = known().fold(f32::NEG_INFINITY, f32::max);
+    let bar = |point: &Option<f32>| match point {
+        Some(value) if high > low => {
+            let part = (value - low) / (high - low);
+            // Not a number is no bar, and casts to 0.
+            BARS[((part * 7.0).round() as usize).min(7)]
+        }
+        Some(_) => BARS[3],
+        None => ' ',
+    };
+    past.clone().map(bar).collect()
+}
+
+/// What was lost and how; none of it is all 0.
+fn counters(view: &View, width: u16) -> Vec<Line<'static>> {
+    let counters = &view.counters;
+    let bad = &counters.bad_frames;
+    let count = |name: &str, count: u64, is_bad: bool| {
+        let style = if is_bad && count > 0 { Style::new().fg(Color::Red).bold() } else { Style::new() };
+        [Span::raw(format!("  {name} ")).dim(), Span::styled(grouped(count), style)]
+    };
+    let line = |name: &str, counts: Vec<[Span<'static>; 2]>| {
+        let mut spans = vec![Span::raw(format!(" {name:<8}")).bold()];
+        spans.extend(counts.into_iter().flatten());
+        Line::from(spans)
+    };
+    let clock = &view.clock;
+    let mut lines = vec![
+        line(
+            "samples",
+            vec![
+                count("used", counters.samples, false),
+                count("missing", counters.missing, true),
+                count("duplicate", counters.duplicates, true),
+                count("late", counters.late, true),
+            ],
+        ),
+        line(
+            "frames",
+            vec![
+                count("good", counters.frames, false),
+                count("CRC", bad.crc, true),
+                count("stuffing", bad.stuffing, true),
+                count("oversized", bad.oversized, true),
+                count("record", bad.record, true),
+                count("cut", bad.cut, true),
+            ],
+        ),
+        line(
+            "dropped",
+            vec![
+                count("by our queue", counters.queue_overflows, true),
+                count("by the board", counters.dropped_by_board, true),
+            ],
+        ),
+        line(
+            "board",
+            vec![count("reconnects", counters.reconnects, true), count("restarts", counters.restarts, true)],
+        ),
+    ];
+    let zero = match clock.samples {
+        0 => "-".into(),
+        _ => time_of_day(clock.offset_us),
+    };
+    let value = |name: &str, value: String| [Span::raw(format!("  {name} ")).dim(), Span::raw(value)];
+    lines.push(line(
+        "clock",
+        vec![
+            value("drift", format!("{:+.1} ppm", clock.drift_ppm)),
+            value("jitter", format!("{} ms", number((clock.jitter_us / 1e3) as f32).trim())),
+            value("its zero", zero),
+        ],
+    ));
+    if width < 40 {
+        lines.truncate(2);
+    }
+    lines
+}
+
+fn draw_notices(frame: &mut Frame<'_>, area: Rect, view: &View) {
+    if area.height < 3 {
+        return;
+    }
+    let rows = usize::from(area.height) - 2;
+    let line = |(time, notice): &(String, String)| {
+        Line::from(vec![format!(" {time} ").dim(), crate::source::shown(notice).into()])
+    };
+    let newest = view.notices.iter().skip(view.notices.len().saturating_sub(rows));
+    let lines: Vec<Line<'_>> = newest.map(line).collect();
+    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" notices ")), area);
+}
+
+/// Five digits or so, in [`NUMBER`] columns.
+pub fn number(value: f32) -> String {
+    let magnitude = value.abs();
+    match magnitude {
+        _ if value == 0.0 => "0".into(),
+        _ if !value.is_finite() => value.to_string(),
+        _ if !(1e-3..1e6).contains(&magnitude) => format!("{value:.2e}"),
+        _ => {
+            let before = magnitude.log10().floor().max(0.0) as usize;
+            format!("{value:.*}", 4_usize.saturating_sub(before))
+        }
+    }
+}
+
+/// `1,234,567`.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// `1:02:03`, or `2:03`.
+fn clock_time(elapsed: Duration) -> String {
+    let (hours, minutes, seconds) =
+        (elapsed.as_secs() / 3600, elapsed.as_secs() / 60 % 60, elapsed.as_secs() % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// A time of µs since the Unix epoch, here.
+fn time_of_day(time_us: i64) -> String {
+    match Timestamp::from_microsecond(time_us) {
+        Ok(time) => time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+        Err(_) => "-".into(),
+    }
+}
+
+/// `text` in just `width` columns.
+fn fit(text: &str, width: usize) -> String {
+    let mut fitted = String::new();
+    let shown = crate::source::shown(text);
+    let mut left = width;
+    for char in shown.chars() {
+        let columns = Span::raw(char.to_string()).width();
+        if columns > left {
+            break;
+        }
+        left -= columns;
+        fitted.push(char);
+    }
+    fitted.extend(std::iter::repeat_n(' ', left));
+    fitted
+}
+
+#[cfg(test)]
+mod tests;

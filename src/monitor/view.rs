@@ -1,0 +1,309 @@
+//! What is shown: plain numbers, kept in memory of fixed size.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use jiff::Zoned;
+use mcedge_firmware_host::{ClockFit, Counters, Gap, Sample, Stream};
+
+/// Points of a channel's past.
+pub const PAST: usize = 256;
+/// Points of the past a second.
+const POINTS_HZ: f64 = 20.0;
+/// Notices that are kept.
+const NOTICES: usize = 64;
+/// How far back the rate is measured, in µs, and how many marks that takes.
+const RATE_US: i64 = 10_000_000;
+const MARK_US: i64 = 250_000;
+
+/// All that is shown of a stream.
+pub struct View {
+    /// Where it comes from.
+    pub uri: String,
+    /// Its name.
+    pub name: String,
+    /// Samples a second, as the board says.
+    pub nominal_hz: f64,
+    /// As they come.
+    pub measured_hz: Option<f64>,
+    /// Its channels.
+    pub channels: Vec<Channel>,
+    /// What was seen and lost.
+    pub counters: Counters,
+    /// How the board's clock goes.
+    pub clock: ClockFit,
+    /// What a person wants to know, with the time of day; the newest last.
+    pub notices: VecDeque<(String, String)>,
+    /// Notices in all.
+    pub notices_total: u64,
+    /// No more will come.
+    pub has_ended: bool,
+    /// Somebody has stopped the board.
+    pub is_stopped: bool,
+    /// How long ago the last sample came.
+    pub silence: Duration,
+    /// How long it has been watched.
+    pub elapsed: Duration,
+    began: Instant,
+    last: Instant,
+    marks: Marks,
+    point: Point,
+}
+
+/// A channel and its past.
+pub struct Channel {
+    /// Its name.
+    pub name: String,
+    /// Its unit.
+    pub unit: String,
+    /// The newest value.
+    pub last: Option<f32>,
+    /// The lowest so far.
+    pub min: f32,
+    /// The highest so far.
+    pub max: f32,
+    /// Means of a few samples each, the newest last; nothing where samples are missing.
+    pub past: VecDeque<Option<f32>>,
+}
+
+/// Where the stream was, now and then.
+#[derive(Default)]
+struct Marks {
+    /// Samples taken by the board since the beginning, lost ones too.
+    samples: u64,
+    /// That count, and the time.
+    marks: VecDeque<(u64, i64)>,
+}
+
+/// The point of the past that is being made.
+struct Point {
+    /// Sums of the channels' values.
+    sums: Vec<f64>,
+    samples: u64,
+    /// Samples of a point.
+    full: u64,
+}
+
+impl View {
+    /// Nothing yet of `stream`.
+    pub fn new(uri: &str, stream: &Stream) -> Self {
+        let now = Instant::now();
+        let mut view = View {
+            uri: uri.into(),
+            name: String::new(),
+            nominal_hz: 0.0,
+            measured_hz: None,
+            channels: Vec::new(),
+            counters: Counters::default(),
+            clock: ClockFit::default(),
+            notices: VecDeque::new(),
+            notices_total: 0,
+            has_ended: false,
+            is_stopped: false,
+            silence: Duration::ZERO,
+            elapsed: Duration::ZERO,
+            began: now,
+            last: now,
+            marks: Marks::default(),
+            point: Point { sums: Vec::new(), samples: 0, full: 1 },
+        };
+        let channel = |channel: &mcedge_firmware_host::Channel| Channel::new(&channel.name, &channel.unit);
+        view.channels = stream.channels.iter().map(channel).collect();
+        view.point.sums = vec![0.0; view.channels.len()];
+        view.describe(stream);
+        view
+    }
+
+    fn describe(&mut self, stream: &Stream) {
+        if self.name != stream.name {
+            self.name.clone_from(&stream.name);
+        }
+        if self.nominal_hz != stream.rate_hz {
+            self.nominal_hz = stream.rate_hz;
+            self.point.full = (stream.rate_hz / POINTS_HZ).round().max(1.0) as u64;
+            self.marks = Marks::default();
+        }
+    }
+
+    /// A sample has come.
+    pub fn sample(&mut self, sample: &Sample<'_>) {
+        self.last = Instant::now();
+        for ((channel, &value), sum) in self.channels.iter_mut().zip(sample.values).zip(&mut self.point.sums)
+        {
+            channel.last = Some(value);
+            (channel.min, channel.max) = (channel.min.min(value), channel.max.max(value));
+            *sum += f64::from(value);
+        }
+        self.point.samples += 1;
+        if self.point.samples >= self.point.full {
+            self.end_point();
+        }
+        self.marks.sample(sample.time_us);
+        self.measured_hz = self.marks.rate_hz();
+    }
+
+    /// Samples are missing.
+    pub fn gap(&mut self, gap: &Gap) {
+        if self.point.samples > 0 {
+            self.end_point();
+        }
+        match gap.missing {
+            Some(missing) => self.marks.samples += missing,
+            None => self.marks = Marks::default(),
+        }
+        let points = gap.missing.unwrap_or(1).div_ceil(self.point.full).min(PAST as u64);
+        for channel in &mut self.channels {
+            (0..points).for_each(|_| channel.push(None));
+        }
+    }
+
+    fn end_point(&mut self) {
+        let samples = std::mem::take(&mut self.point.samples) as f64;
+        for (channel, sum) in self.channels.iter_mut().zip(&mut self.point.sums) {
+            channel.push(Some((std::mem::take(sum) / samples) as f32));
+        }
+    }
+
+    /// Something for a person.
+    pub fn notice(&mut self, notice: String) {
+        if self.notices.len() == NOTICES {
+            self.notices.pop_front();
+        }
+        self.notices_total += 1;
+        self.notices.push_back((Zoned::now().strftime("%H:%M:%S").to_string(), notice));
+    }
+
+    /// No more will come.
+    pub fn end(&mut self) {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            self.notice("the stream has ended".into());
+        }
+    }
+
+    /// What the link says.
+    pub fn update(&mut self, stream: &Stream, counters: Counters, clock: ClockFit) {
+        self.describe(stream);
+        (self.counters, self.clock) = (counters, clock);
+        (self.elapsed, self.silence) = (self.began.elapsed(), self.last.elapsed());
+    }
+
+    /// What the stream does, in a word or two.
+    pub fn state(&self) -> String {
+        let is_late = self.silence.as_secs_f64() > 2.0_f64.max(10.0 / self.nominal_hz);
+        match (self.has_ended, self.is_stopped) {
+            (true, _) => "ended".into(),
+            (_, true) => "stopped".into(),
+            _ if is_late => format!("silent for {:.0} s", self.silence.as_secs_f64()),
+            _ if self.counters.samples == 0 => "waiting".into(),
+            _ => "running".into(),
+        }
+    }
+
+    /// Seconds of a point of the past.
+    pub fn point_s(&self) -> f64 {
+        self.point.full as f64 / self.nominal_hz
+    }
+}
+
+impl Channel {
+    /// Nothing yet.
+    pub fn new(name: &str, unit: &str) -> Self {
+        Channel {
+            name: name.into(),
+            unit: unit.into(),
+            last: None,
+            min: f32::INFINITY,
+            max: f32::NEG_INFINITY,
+            past: VecDeque::with_capacity(PAST),
+        }
+    }
+
+    fn push(&mut self, point: Option<f32>) {
+        if self.past.len() == PAST {
+            self.past.pop_front();
+        }
+        self.past.push_back(point);
+    }
+}
+
+impl Marks {
+    fn sample(&mut self, time_us: i64) {
+        self.samples += 1;
+        let is_due = self.marks.back().is_none_or(|&(_, last_us)| time_us - last_us >= MARK_US);
+        if is_due {
+            self.marks.push_back((self.samples, time_us));
+        }
+        while self.marks.front().is_some_and(|&(_, first_us)| time_us - first_us > RATE_US)
+            && self.marks.len() > 2
+        {
+            self.marks.pop_front();
+        }
+    }
+
+    /// Samples a second over the marks.
+    fn rate_hz(&self) -> Option<f64> {
+        let (&(first, first_us), &(last, last_us)) = (self.marks.front()?, self.marks.back()?);
+        (last_us > first_us).then(|| (last - first) as f64 * 1e6 / (last_us - first_us) as f64)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use mcedge_firmware_host::GapCause;
+
+    use super::*;
+
+    /// A stream of `channels` at 100 Hz.
+    pub fn stream(channels: &[(&str, &str)]) -> Stream {
+        let channel = |&(name, unit): &(&str, &str)| mcedge_firmware_host::Channel {
+            name: name.into(),
+            unit: unit.into(),
+            scale: 1.0,
+        };
+        let channels = channels.iter().map(channel).collect();
+        Stream { id: 0, name: "imu".into(), rate_hz: 100.0, channels }
+    }
+
+    fn push(view: &mut View, sequence: u32, values: &[f32]) {
+        let device_us = u64::from(sequence) * 10_000;
+        view.sample(&Sample { sequence, device_us, time_us: device_us as i64, values });
+    }
+
+    #[test]
+    fn the_rate_counts_what_is_missing() {
+        let mut view = View::new("x", &stream(&[("a", "V")]));
+        for sequence in (0..2000).filter(|sequence| !(500..700).contains(sequence)) {
+            if sequence == 700 {
+                view.gap(&Gap { missing: Some(200), us: 2_000_000, cause: GapCause::Lost });
+            }
+            push(&mut view, sequence, &[1.0]);
+        }
+        assert!((view.measured_hz.expect("a rate") - 100.0).abs() < 1e-6);
+        // A point has five samples: two hundred are forty points.
+        let blank = view.channels[0].past.iter().filter(|point| point.is_none()).count();
+        assert_eq!(blank, 40.min(PAST));
+    }
+
+    #[test]
+    fn a_channel_knows_its_last_its_least_and_its_most() {
+        let mut view = View::new("x", &stream(&[("a", "V"), ("b", "V")]));
+        for (sequence, value) in [3.0, -1.0, 2.0].into_iter().enumerate() {
+            push(&mut view, sequence as u32, &[value, 10.0 * value]);
+        }
+        let [a, b] = &view.channels[..] else { panic!("two channels") };
+        assert_eq!((a.last, a.min, a.max), (Some(2.0), -1.0, 3.0));
+        assert_eq!((b.last, b.min, b.max), (Some(20.0), -10.0, 30.0));
+    }
+
+    #[test]
+    fn nothing_grows_without_end() {
+        let mut view = View::new("x", &stream(&[("a", "V")]));
+        for sequence in 0..20_000 {
+            push(&mut view, sequence, &[0.0]);
+            view.notice("again".into());
+        }
+        view.gap(&Gap { missing: Some(u64::MAX / 2), us: 0, cause: GapCause::Lost });
+        assert_eq!((view.channels[0].past.len(), view.notices.len()), (PAST, NOTICES));
+        assert!(view.marks.marks.len() <= (RATE_US / MARK_US + 2) as usize);
+    }
+}

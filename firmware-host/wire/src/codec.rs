@@ -37,12 +37,13 @@ impl<'a> Record<'a> {
     /// They are none, or none of this version.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let mut fields = Fields::new(bytes);
-        let version = fields.u8()?;
-        if version != VERSION {
-            return Err(RecordError::Version { found: version });
+        // A later version may have another header.
+        match bytes.first() {
+            Some(&found) if found != VERSION => return Err(RecordError::Version { found }),
+            _ => {}
         }
-        let kind = fields.u8()?;
-        let (stream, boot, sequence, time_us) = (fields.u8()?, fields.u8()?, fields.u32()?, fields.u64()?);
+        let [_, kind, stream, boot, s0, s1, s2, s3, time_us @ ..] = fields.array::<HEADER_BYTES>()?;
+        let (sequence, time_us) = (u32::from_le_bytes([s0, s1, s2, s3]), u64::from_le_bytes(time_us));
         let body = Body::decode(kind, &mut fields)?;
         fields.end()?;
         let record = Record { stream, boot, sequence, time_us, body };

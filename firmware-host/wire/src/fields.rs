@@ -15,13 +15,13 @@ impl<'a> Fields<'a> {
     }
 
     pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], RecordError> {
-        let (bytes, rest) = self.rest.split_at_checked(count).ok_or(self.length())?;
+        let (bytes, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.length())?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let (bytes, rest) = self.rest.split_first_chunk().ok_or(self.length())?;
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or_else(|| self.length())?;
         self.rest = rest;
         Ok(*bytes)
     }
@@ -36,10 +36,6 @@ impl<'a> Fields<'a> {
 
     pub fn u32(&mut self) -> Result<u32, RecordError> {
         self.array().map(u32::from_le_bytes)
-    }
-
-    pub fn u64(&mut self) -> Result<u64, RecordError> {
-        self.array().map(u64::from_le_bytes)
     }
 
     pub fn f32(&mut self) -> Result<f32, RecordError> {

@@ -18,6 +18,10 @@ use super::view::{Channel, View};
 const PICTURE: Duration = Duration::from_millis(100);
 /// Columns of a number.
 const NUMBER: usize = 9;
+/// Rows of notices that a tall screen keeps free.
+const NOTICES: u16 = 8;
+/// The most rows of a channel's past.
+const BAR_ROWS: u16 = 4;
 /// The eighths of a line's height.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
@@ -76,12 +80,14 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let area = frame.area();
     let counters = counters(view, area.width);
     let counters_rows = counters.len() as u16 + 2;
-    let channels_rows = view.channels.len() as u16 + 3;
-    // Channels are what it is for: they may take all but the title and the counters.
+    // Channels are what it is for: they may take all but the title and the counters; and where there is more room than
+    // for some notices, a channel's past has several rows.
     let has_counters = area.height >= counters_rows + 6;
     let counters_rows = if has_counters { counters_rows } else { 0 };
     let room = area.height.saturating_sub(2 + counters_rows);
-    let channels_rows = channels_rows.min(room);
+    let count = view.channels.len().max(1) as u16;
+    let bar_rows = (room.saturating_sub(NOTICES + 3) / count).clamp(1, BAR_ROWS);
+    let channels_rows = count.saturating_mul(bar_rows).saturating_add(3).min(room);
     let [title, channels, counts, notices, keys] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(channels_rows),
@@ -91,7 +97,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     ])
     .areas(area);
     draw_title(frame, title, view);
-    draw_channels(frame, channels, view);
+    draw_channels(frame, channels, view, bar_rows.into());
     if has_counters {
         frame.render_widget(Paragraph::new(counters).block(Block::bordered().title(" link ")), counts);
     }
@@ -118,7 +124,7 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
     frame.render_widget(state, right);
 }
 
-fn draw_channels(frame: &mut Frame<'_>, area: Rect, view: &View) {
+fn draw_channels(frame: &mut Frame<'_>, area: Rect, view: &View, bar_rows: usize) {
     let measured = view.measured_hz.map_or("-".into(), |rate_hz| format!("{rate_hz:.2}"));
     let title = format!(" {}: {} Hz nominal, {measured} Hz measured ", view.name, view.nominal_hz);
     let block = Block::bordered().title(title);
@@ -129,12 +135,12 @@ fn draw_channels(frame: &mut Frame<'_>, area: Rect, view: &View) {
     }
     let columns = Columns::of(view, inner.width.into());
     let header = columns.header(view).dim();
-    let rows = usize::from(inner.height).saturating_sub(1);
-    let hidden = view.channels.len().saturating_sub(rows);
-    let shown = if hidden > 0 { rows.saturating_sub(1) } else { view.channels.len() };
+    let room = usize::from(inner.height).saturating_sub(1) / bar_rows;
+    let fits = view.channels.len() <= room;
+    let shown = if fits { view.channels.len() } else { room.saturating_sub(1) };
     let mut lines = vec![header];
-    lines.extend(view.channels.iter().take(shown).map(|channel| columns.row(channel)));
-    if hidden > 0 {
+    lines.extend(view.channels.iter().take(shown).flat_map(|channel| columns.rows(channel, bar_rows)));
+    if !fits {
         lines.push(Line::from(format!(" … {} channels more", view.channels.len() - shown)).dim());
     }
     frame.render_widget(Paragraph::new(lines), inner);
@@ -186,11 +192,12 @@ impl Columns {
             line += &format!(" {:>NUMBER$} {:>NUMBER$}", "min", "max");
         }
         let past_s = self.spark as f64 * view.point_s();
-        line += &fit(&format!("  last {} s", number(past_s as f32).trim()), self.spark + 2);
+        line += &fit(&format!("  last {} s", three_digits(past_s)), self.spark + 2);
         Line::from(line)
     }
 
-    fn row(&self, channel: &Channel) -> Line<'static> {
+    /// The channel's row of the table, and as many more as its past has.
+    fn rows(&self, channel: &Channel, bar_rows: usize) -> Vec<Line<'static>> {
         let is_known = channel.last.is_some();
         let shown = |value: f32| format!(" {:>NUMBER$}", if is_known { number(value) } else { "-".into() });
         let mut spans = vec![format!(" {}", fit(&channel.name, self.name)).bold()];
@@ -201,28 +208,34 @@ impl Columns {
         if self.range > 0 {
             spans.push((shown(channel.min) + &shown(channel.max)).into());
         }
-        spans.push("  ".into());
-        spans.push(spark(channel, self.spark).green());
-        Line::from(spans)
+        let mut lines = vec![Line::from(spans)];
+        lines.resize(bar_rows, Line::from(" ".repeat(self.taken())));
+        for (line, bars) in lines.iter_mut().zip(bars(channel, self.spark, bar_rows)) {
+            line.push_span(format!("  {bars}").green());
+        }
+        lines
     }
 }
 
-/// The past of a channel, `width` points of it, between the lowest and the highest of them; a gap where samples are missing.
-fn spark(channel: &Channel, width: usize) -> String {
+/// The past of a channel in rows of bars, `width` points of it, between the lowest and the highest of them; a gap where
+/// samples are missing.
+fn bars(channel: &Channel, width: usize, rows: usize) -> Vec<String> {
     let past = channel.past.iter().skip(channel.past.len().saturating_sub(width));
     let known = || past.clone().flatten().copied().filter(|value| value.is_finite());
     let low = known().fold(f32::INFINITY, f32::min);
     let high = known().fold(f32::NEG_INFINITY, f32::max);
-    let bar = |point: &Option<f32>| match point {
-        Some(value) if high > low => {
-            let part = (value - low) / (high - low);
-            // Not a number is no bar, and casts to 0.
-            BARS[((part * 7.0).round() as usize).min(7)]
-        }
-        Some(_) => BARS[3],
-        None => ' ',
+    let most = (8 * rows - 1) as f32;
+    // In eighths of a row, at least one. Not a number has no height, and casts to 0.
+    let height = |value: f32| match high > low {
+        true => 1 + ((value - low) / (high - low) * most).round() as usize,
+        false => 4 * rows,
     };
-    past.clone().map(bar).collect()
+    let bar = |row: usize, point: &Option<f32>| {
+        let below = 8 * (rows - 1 - row);
+        let eighths = point.map_or(0, height).saturating_sub(below);
+        eighths.checked_sub(1).map_or(' ', |eighth| BARS[eighth.min(7)])
+    };
+    (0..rows).map(|row| past.clone().map(|point| bar(row, point)).collect()).collect()
 }
 
 /// What was lost and how; none of it is all 0.
@@ -281,8 +294,8 @@ fn counters(view: &View, width: u16) -> Vec<Line<'static>> {
         "clock",
         vec![
             value("drift", format!("{:+.1} ppm", clock.drift_ppm)),
-            value("jitter", format!("{} ms", number((clock.jitter_us / 1e3) as f32).trim())),
-            value("its zero", zero),
+            value("jitter", format!("{} ms", three_digits(clock.jitter_us / 1e3))),
+            value("its 0 is", zero),
         ],
     ));
     if width < 40 {
@@ -296,11 +309,10 @@ fn draw_notices(frame: &mut Frame<'_>, area: Rect, view: &View) {
         return;
     }
     let rows = usize::from(area.height) - 2;
-    let line = |(time, notice): &(String, String)| {
-        Line::from(vec![format!(" {time} ").dim(), crate::source::shown(notice).into()])
-    };
     let newest = view.notices.iter().skip(view.notices.len().saturating_sub(rows));
-    let lines: Vec<Line<'_>> = newest.map(line).collect();
+    let lines: Vec<Line<'_>> = newest
+        .map(|(time, notice)| Line::from(vec![format!(" {time} ").dim(), notice.as_str().into()]))
+        .collect();
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" notices ")), area);
 }
 
@@ -316,6 +328,12 @@ pub fn number(value: f32) -> String {
             format!("{value:.*}", 4_usize.saturating_sub(before))
         }
     }
+}
+
+/// Three digits, of a number from a thousandth on.
+fn three_digits(value: f64) -> String {
+    let before = value.abs().max(1e-3).log10().floor() as i32;
+    format!("{value:.*}", (2 - before).max(0) as usize)
 }
 
 /// `1,234,567`.
@@ -349,9 +367,8 @@ fn time_of_day(time_us: i64) -> String {
 /// `text` in just `width` columns.
 fn fit(text: &str, width: usize) -> String {
     let mut fitted = String::new();
-    let shown = crate::source::shown(text);
     let mut left = width;
-    for char in shown.chars() {
+    for char in text.chars() {
         let columns = Span::raw(char.to_string()).width();
         if columns > left {
             break;

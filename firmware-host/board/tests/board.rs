@@ -197,6 +197,20 @@ fn samples_that_the_loop_missed_are_counted_as_dropped() {
     });
 }
 
+#[test]
+fn a_frame_that_is_full_is_sent() {
+    for (element, most) in [(Element::I16, 294), (Element::F32, 147)] {
+        let (mut counter, line) = (Counter::new(element), Line::default());
+        let mut streams = [Stream::new(&mut counter, 4, 1000.0, u32::MAX).unwrap()];
+        streams[0].start();
+        let mut board: Board<_> = Board::new(line.clone(), 77, &mut streams);
+        (0..900).for_each(|sample| _ = board.poll(sample * 1000));
+        let heard = line.heard();
+        assert_eq!(heard.frames, vec![most; 900 / most]);
+        assert!(heard.samples.iter().all(|&(sequence, number)| number == sequence as f32 + 1.0));
+    }
+}
+
 /// A sample an hour, of which one comes almost an hour late: no record can span that.
 #[test]
 fn a_slow_stream_keeps_its_times() {

@@ -153,6 +153,7 @@ fn bytes_that_are_no_record_are_an_error_that_names_what_was_found() {
         (vec![], RecordError::Length { found: 0 }),
         (header(1, 0x81, 255)[..15].to_vec(), RecordError::Length { found: 15 }),
         (vec![2], RecordError::Version { found: 2 }),
+        (header(0, 0x81, 255), RecordError::Version { found: 0 }),
         (header(2, 0x81, 255), RecordError::Version { found: 2 }),
         (header(1, 0x04, 3), RecordError::Kind { found: 4 }),
         (with(0x81, &[0]), RecordError::Length { found: 17 }),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jiff::{Timestamp, tz::TimeZone};
+use mcedge_firmware_host::Counters;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
@@ -18,6 +19,8 @@ use super::view::{Channel, View};
 const PICTURE: Duration = Duration::from_millis(100);
 /// Columns of a number.
 const NUMBER: usize = 9;
+/// Columns that all counters take.
+const ROOMY: u16 = 80;
 /// Rows of notices that a tall screen keeps free.
 const NOTICES: u16 = 8;
 /// The most rows of a channel's past.
@@ -75,17 +78,16 @@ fn wish(key: KeyEvent) -> Option<Wish> {
     }
 }
 
-/// All of the view, as much as there is room for: channels first, then counters, then notices.
+/// All of the view, as much as there is room for: channels first, then what was lost, then notices.
 pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let area = frame.area();
-    let counters = counters(view, area.width);
-    let counters_rows = counters.len() as u16 + 2;
-    // Channels are what it is for: they may take all but the title and the counters; and where there is more room than
-    // for some notices, a channel's past has several rows.
-    let has_counters = area.height >= counters_rows + 6;
-    let counters_rows = if has_counters { counters_rows } else { 0 };
-    let room = area.height.saturating_sub(2 + counters_rows);
+    let counters = counters(view);
+    // Where there is no room for all, channels are what it is for; what was lost is then one line.
+    let all_rows = counters.len() as u16 + 2;
     let count = view.channels.len().max(1) as u16;
+    let is_roomy = area.width >= ROOMY && area.height >= count.saturating_add(all_rows + 5);
+    let counters_rows = if is_roomy { all_rows } else { 1 };
+    let room = area.height.saturating_sub(2 + counters_rows);
     let bar_rows = (room.saturating_sub(NOTICES + 3) / count).clamp(1, BAR_ROWS);
     let channels_rows = count.saturating_mul(bar_rows).saturating_add(3).min(room);
     let [title, channels, counts, notices, keys] = Layout::vertical([
@@ -98,8 +100,11 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     .areas(area);
     draw_title(frame, title, view);
     draw_channels(frame, channels, view, bar_rows.into());
-    if has_counters {
-        frame.render_widget(Paragraph::new(counters).block(Block::bordered().title(" link ")), counts);
+    match is_roomy {
+        true => {
+            frame.render_widget(Paragraph::new(counters).block(Block::bordered().title(" link ")), counts)
+        }
+        false => frame.render_widget(losses(view), counts),
     }
     draw_notices(frame, notices, view);
     let toggle = if view.is_stopped { " start the board" } else { " stop the board" };
@@ -115,8 +120,10 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
         _ => Color::Red,
     };
     let time = clock_time(view.elapsed);
-    let state =
-        Line::from(vec![Span::styled(state, Style::new().fg(colour).bold()), format!("  {time} ").into()]);
+    let state = Line::from(vec![
+        Span::styled(format!(" {state}"), Style::new().fg(colour).bold()),
+        format!("  {time} ").into(),
+    ]);
     let width = (state.width() as u16).min(area.width);
     let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(width)]).areas(area);
     let title = Line::from(vec![" mcedge monitor ".bold(), view.uri.clone().into()]);
@@ -239,7 +246,7 @@ fn bars(channel: &Channel, width: usize, rows: usize) -> Vec<String> {
 }
 
 /// What was lost and how; none of it is all 0.
-fn counters(view: &View, width: u16) -> Vec<Line<'static>> {
+fn counters(view: &View) -> Vec<Line<'static>> {
     let counters = &view.counters;
     let bad = &counters.bad_frames;
     let count = |name: &str, count: u64, is_bad: bool| {
@@ -298,10 +305,16 @@ fn counters(view: &View, width: u16) -> Vec<Line<'static>> {
             value("its 0 is", zero),
         ],
     ));
-    if width < 40 {
-        lines.truncate(2);
-    }
     lines
+}
+
+/// What was lost, in a line.
+fn losses(view: &View) -> Line<'static> {
+    let Counters { missing, bad_frames, .. } = &view.counters;
+    let bad = bad_frames.sum();
+    let style = if *missing + bad > 0 { Style::new().fg(Color::Red).bold() } else { Style::new() };
+    let losses = format!(" missing {}  bad frames {}", grouped(*missing), grouped(bad));
+    Line::from(vec![Span::styled(losses, style), format!("  {:+.0} ppm", view.clock.drift_ppm).into()])
 }
 
 fn draw_notices(frame: &mut Frame<'_>, area: Rect, view: &View) {

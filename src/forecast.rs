@@ -68,7 +68,8 @@ impl Forecast {
         Ok(Self { score: self.score.read(saved)?, expected, residual: Vec::new() })
     }
 
-    fn expect(&mut self, output: &[f32]) {
+    /// Takes an output, of whatever sample, as what is expected of the next.
+    pub fn expect(&mut self, output: &[f32]) {
         self.expected.clear();
         self.expected.extend_from_slice(output);
     }

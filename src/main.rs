@@ -18,6 +18,7 @@ mod inspect;
 mod monitor;
 mod pace;
 mod picture;
+mod ports;
 mod run;
 mod simulate;
 mod sink;
@@ -58,6 +59,8 @@ enum Command {
     Monitor(monitor::Args),
     /// Play a recording or a signal as a board on a pseudo-terminal, with faults on demand
     Simulate(simulate::Args),
+    /// List this machine's serial ports, with the names that stay when they are plugged elsewhere
+    Ports(ports::Args),
     /// Say what this machine can run, and how to get what is missing
     Doctor(doctor::Args),
     /// Export, verify and run the shipped host-telemetry model
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => sweep::sweep(&args),
         Command::Monitor(args) => monitor::monitor(&args),
         Command::Simulate(args) => simulate::simulate(&args),
+        Command::Ports(args) => ports::list(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => demo::demo(&args),
     };

@@ -16,6 +16,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use mcedge_firmware_host::Responder;
 use mcedge_models::contract::{Contract, Input};
 use mcedge_runtime::snapshot::Snapshot;
 use mcedge_runtime::{EngineOptions, Footprint, Model, Policy, Spill};
@@ -25,7 +26,7 @@ use crate::budget::readable;
 use crate::bundle::BundleArg;
 use crate::export;
 use crate::sink::{self, Layout, Sink};
-use crate::source::{self, Next, OnBad, POLL};
+use crate::source::{self, Next, OnBad, OnGap, POLL};
 use crate::stream::{BackendArg, DeviceArg, Placement, Stream, policy};
 use backlog::Backlog;
 use gates::Gates;
@@ -44,6 +45,9 @@ pub struct Args {
     /// Where predictions go: a path, a file:// URI, or - for standard output
     #[arg(long, value_name = "URI", default_value = "-")]
     output: String,
+    /// Send the model's answers back to the boards that the samples come from
+    #[arg(long)]
+    answer: bool,
     /// Where to write who was read, token by token: an .npy of [T, blocks, heads, checkpoints + 1] for `inspect --gates`
     #[arg(long, value_name = "FILE.npy")]
     gates: Option<String>,
@@ -99,6 +103,12 @@ pub struct Reading {
     /// What a row that cannot be used does
     #[arg(long, value_enum, default_value_t = OnBad::Stop)]
     on_bad: OnBad,
+    /// What happens where samples of a board or a sensor are missing
+    #[arg(long, value_enum, default_value_t = OnGap::Skip)]
+    on_gap: OnGap,
+    /// Take the samples of a board or a sensor as they come, whatever their rate: no resampling to the model's
+    #[arg(long)]
+    any_rate: bool,
 }
 
 /// All that a sample passes through.
@@ -129,6 +139,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     result?;
     if !args.quiet {
         let snapshots = state.map_or(String::new(), |state| format!("; {}", state.summary()));
+        inputs.summaries().for_each(|summary| eprintln!("{summary}"));
         eprintln!("{}; {} bad rows skipped{snapshots}", runner.summary(), inputs.bad());
     }
     Ok(ExitCode::SUCCESS)
@@ -137,7 +148,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Runs all inputs to their end.
 fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar) -> Result<()> {
     loop {
-        let next = gather(&mut flow.inputs, &mut flow.backlog);
+        let next = gather(flow);
         if let Some(state) = &mut state {
             if flow.inputs.is_stopped() && flow.inputs.can_go_back() {
                 // Run now, these records would be cut otherwise than in a run that nobody stops, which is told from their
@@ -181,12 +192,21 @@ fn after_run(flow: &mut Flow, state: &mut State, goes_on: bool) {
     }
 }
 
-/// Takes the records that have come, as many as may wait.
-fn gather(inputs: &mut Inputs, backlog: &mut Backlog) -> Result<Next> {
+/// Takes the records that have come, as many as may wait. One before which its stream forgets waits until the others have
+/// been run.
+fn gather(flow: &mut Flow) -> Result<Next> {
+    let Flow { inputs, backlog, runner, .. } = flow;
     while !backlog.is_full() {
         let next = inputs.advance()?;
         if next != Next::Record {
             return Ok(next);
+        }
+        if let Some(stream) = inputs.begins_anew() {
+            if !backlog.is_empty() {
+                return Ok(next);
+            }
+            runner.reset(stream);
+            backlog.forget(stream);
         }
         let (stream, record) = inputs.record()?;
         backlog.add(stream, &record);
@@ -305,7 +325,8 @@ impl Args {
             saved.warn_of_others(&self.conditions(model, &stream));
         }
         let mut runner = Runner::new(stream, self.placement().chunks(model), self.on_divergence);
-        runner.go_on(saved.map_or(0, |saved| saved.diverged));
+        let counts = saved.map_or((0, 0), |saved| (saved.diverged, saved.before_resets));
+        runner.go_on(counts.0, counts.1);
         Ok(Flow { inputs, backlog, runner, outputs })
     }
 
@@ -347,7 +368,16 @@ impl Args {
             Gates::open(uri, &options, stream)
         });
         let gates = gates.transpose()?;
-        Ok(Outputs { sink: Sink::open(&self.output, &options, layout, output.size)?, gates })
+        let answers = if self.answer { self.answers(inputs)? } else { Vec::new() };
+        Ok(Outputs { sink: Sink::open(&self.output, &options, layout, output.size)?, gates, answers })
+    }
+
+    /// What sends answers to the boards, one for each input that is one.
+    fn answers(&self, inputs: &Inputs) -> Result<Vec<Option<Responder>>> {
+        let answers = inputs.responders();
+        let message = "--answer is for inputs of serial://, of which there is none";
+        ensure!(answers.iter().any(Option::is_some), Usage(message.into()));
+        Ok(answers)
     }
 }
 
@@ -361,6 +391,8 @@ impl Reading {
             stream_column: self.stream_column.clone(),
             delimiter: self.delimiter,
             on_bad: self.on_bad,
+            on_gap: self.on_gap,
+            any_rate: self.any_rate,
             answers: None,
             stop,
         }

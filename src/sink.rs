@@ -27,7 +27,7 @@ use clap::ValueEnum;
 use mcedge_models::contract::{Output, OutputKind};
 
 use crate::Usage;
-use crate::source::Fields;
+use crate::source::{Fields, Ticket, local_path};
 use npy::Npy;
 pub use saved::Saved;
 use table::Table;
@@ -103,6 +103,8 @@ pub struct Row<'a> {
     pub stream: &'a str,
     /// Number of the record, from 0.
     pub index: u64,
+    /// By what its board knows it again; no part of what is written.
+    pub ticket: Option<Ticket>,
     /// Its time.
     pub time: Option<&'a str>,
     /// The output after the record's last token, `[O]`.
@@ -311,7 +313,8 @@ pub fn is_same_file(a: &str, b: &str) -> bool {
 
 /// Where the file of a URI is, or would be: see [`place_of`].
 pub fn place(uri: &str) -> Option<PathBuf> {
-    if uri == "-" { None } else { place_of(Path::new(path_of(uri))) }
+    let followed = local_path(uri);
+    if uri == "-" { None } else { place_of(Path::new(followed.as_deref().unwrap_or(path_of(uri)))) }
 }
 
 /// Where a file is, or would be, however its path is written; none of what is there and no file, and in no folder.

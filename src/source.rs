@@ -3,26 +3,37 @@
 //! Nothing is buffered beyond one record, and a record is delivered as soon as its line is complete, so that
 //! `tail -f` may stand at the other end; nothing here waits but [`open`].
 
+mod assembler;
 mod bytes;
 mod csv;
 mod jsonl;
+mod link;
+mod live;
 mod npy;
+mod remote;
 mod saved;
+mod socket;
+mod tail;
+mod tell;
 #[cfg(test)]
 mod tests;
+mod text_board;
+mod uri;
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
+use mcedge_firmware_host::{LineCounters, Responder};
 use mcedge_models::contract::Input;
 
 use crate::Usage;
 use bytes::{Bytes, Lines, Need};
 pub use bytes::{LINE_MAX, POLL};
 pub use npy::read as read_array;
+pub use remote::{is_live, local_path, stream_name};
 use saved::Reading;
 pub use saved::{Position, Saved, checksums};
 
@@ -68,6 +79,10 @@ pub struct Options {
     /// How many answers there are to choose from, where JSON lines of tokens may have them. They have when the first line
     /// has; a text of such lines is JSON lines then, whatever its name, unless `format` says otherwise.
     pub answers: Option<usize>,
+    /// What happens where samples of a link are missing.
+    pub on_gap: OnGap,
+    /// Samples of a link are taken as they come, whatever their rate.
+    pub any_rate: bool,
     /// Ends the input when set, even while it waits for a stream.
     pub stop: Arc<AtomicBool>,
 }
@@ -85,6 +100,8 @@ pub enum Format {
     Text,
     /// Bytes one by one, for a byte model.
     Bytes,
+    /// The frames of a board; what a serial port has unless said otherwise.
+    Frames,
 }
 
 /// What a row that cannot be used does.
@@ -95,6 +112,41 @@ pub enum OnBad {
     Stop,
     /// It is told and left out.
     Skip,
+}
+
+/// What happens where samples of a link are missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnGap {
+    /// The model is given the last sample once more for each that is missing, without a row
+    Hold,
+    /// The next sample is taken as if none were missing
+    #[default]
+    Skip,
+    /// The stream's memory goes back to its start
+    Reset,
+    /// It ends the run with an error
+    Stop,
+}
+
+/// What a record is to the one before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Follows {
+    /// The next one, as far as the input can tell, or as if it were.
+    #[default]
+    Next,
+    /// It stands for one that is missing: it is run and has no row.
+    Held,
+    /// Some are missing between them, and what came before is to be forgotten.
+    Anew,
+}
+
+/// By what a board knows a sample again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticket {
+    /// Its number.
+    pub sequence: u32,
+    /// When it was taken, by the board's clock, in µs.
+    pub device_us: u64,
 }
 
 /// What the records of an input are.
@@ -130,6 +182,10 @@ pub struct Record<'a> {
     pub time: Option<&'a str>,
     /// The stream that it belongs to, where there is a column that says so.
     pub stream: Option<&'a str>,
+    /// What it is to the one before it.
+    pub follows: Follows,
+    /// By what its board knows it again.
+    pub ticket: Option<Ticket>,
     /// What the model takes.
     pub data: Data<'a>,
 }
@@ -162,6 +218,9 @@ pub struct Source {
     bad: u64,
     /// Behind the last record that was taken.
     at: Position,
+    /// What counts the lines of a board.
+    board: Option<Arc<LineCounters>>,
+    stop: Arc<AtomicBool>,
 }
 
 /// A record's buffers, used again for each.
@@ -175,6 +234,8 @@ struct Row {
     tokens: Vec<i64>,
     /// As long as `tokens` where the records have answers, else empty.
     answers: Vec<Option<usize>>,
+    follows: Follows,
+    ticket: Option<Ticket>,
 }
 
 /// What a reader came to.
@@ -192,37 +253,98 @@ enum Reader {
     Npy(npy::Npy),
     Text(Lines),
     Bytes(Bytes),
+    Link(Box<link::Linked>),
 }
 
-/// Opens `uri`, a path or `-` for standard input, for a model with `input`.
-///
-/// This reads up to the first record, and so waits for a stream's. Then it goes to where `saved` says, of the same input
-/// in a snapshot.
+/// An input that may be waited for: others are started before that.
+pub struct Started {
+    name: String,
+    /// What may have an extension.
+    path: String,
+    what: What,
+}
+
+/// What is read.
+enum What {
+    Bytes(Bytes),
+    /// Lines of a board, and what counts them.
+    Text(Bytes, Arc<LineCounters>),
+    /// Frames of the link that the path names.
+    Link,
+}
+
+/// Starts to read `uri`: a path, a `file://` URI, `-` for standard input, or one of the live inputs of [`remote`]. It is for
+/// a model with `input`, and is where `saved` says, of the same input in a snapshot.
 ///
 /// # Errors
 ///
-/// No such file, a directory, an empty file, a format that is not the model's kind of input, columns that are not
-/// there, and an input that is not the one in the snapshot any more.
-pub fn open(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Source> {
+/// No such file, a directory, a URI that is none of an input, or an input that is not the one in the snapshot any more.
+pub fn start(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Started> {
+    if is_live(uri) {
+        return remote::start(uri, input, options, saved);
+    }
     let path = uri.strip_prefix("file://").unwrap_or(uri);
-    ensure!(!path.contains("://"), "input {uri:?}: expected a path, a file:// URI, or - for standard input");
+    ensure!(
+        !path.contains("://"),
+        "input {uri:?}: expected a path, a file:// URI, - for standard input, or one of {}",
+        list(&remote::SCHEMES.map(|scheme| format!("{scheme}://")))
+    );
     let name = if path == "-" { "standard input" } else { path };
-    let open = || -> Result<Source> {
+    let open = || -> Result<Bytes> {
         saved.map_or(Ok(()), |saved| saved.check(path))?;
-        let bytes = Bytes::open(path, Arc::clone(&options.stop))?;
-        let mut source = Source::over(name, path, bytes, input, options)?;
-        saved.map_or(Ok(()), |saved| source.resume(saved))?;
-        Ok(source)
+        Bytes::open(path, Arc::clone(&options.stop))
     };
-    open().with_context(|| format!("input {name}"))
+    let bytes = open().with_context(|| format!("input {name}"))?;
+    Ok(Started { name: name.to_owned(), path: path.to_owned(), what: What::Bytes(bytes) })
+}
+
+/// [`Started::open`] of what [`start`] has started.
+///
+/// # Errors
+///
+/// As both.
+pub fn open(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Source> {
+    start(uri, input, options, saved)?.open(input, options, saved)
+}
+
+impl Started {
+    /// Opens the input for a model with `input`.
+    ///
+    /// This reads up to the first record, and so waits for a stream's, but for one of lines that are text to the model. Then
+    /// it goes to where `saved` says, of the same input in a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// An empty file, a format that is not the model's kind of input, columns that are not there, and an input that is not
+    /// read as the one in the snapshot.
+    pub fn open(self, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Source> {
+        let Self { name, path, what } = self;
+        let open = || -> Result<Source> {
+            let mut source = match what {
+                What::Bytes(bytes) => Source::over(&name, &path, bytes, input, options)?,
+                What::Text(bytes, counters) => {
+                    let source = Source::over(&name, &path, bytes, input, options)?;
+                    Source { board: Some(counters), ..source }
+                }
+                What::Link => Source::linked(&path, input, options)?,
+            };
+            saved.map_or(Ok(()), |saved| source.resume(saved))?;
+            Ok(source)
+        };
+        open().with_context(|| format!("input {name}"))
+    }
 }
 
 impl Source {
     fn over(name: &str, path: &str, mut bytes: Bytes, input: &Input, options: &Options) -> Result<Self> {
-        if bytes.peek()?.is_empty() {
-            bail!(if bytes.stopped() { "stopped before the first row" } else { "is empty" });
-        }
-        let format = match options.format.or_else(|| by_extension(path, input)) {
+        let at = Position::start(&bytes);
+        let said = options.format.or_else(|| by_extension(path, input));
+        let format = match said.or_else(|| at_once(&bytes, input, options)) {
+            Some(format @ (Format::Text | Format::Bytes)) if bytes.has_lines() => format,
+            Some(Format::Npy) if bytes.has_lines() => bail!("comes line by line, an .npy has no lines"),
+            _ if bytes.peek()?.is_empty() => {
+                bail!(if bytes.stopped() { "stopped before the first row" } else { "is empty" });
+            }
             Some(format) => format,
             None => by_content(bytes.peek()?, input),
         };
@@ -254,12 +376,36 @@ impl Source {
                 byte_model(input)?;
                 Reader::Bytes(bytes)
             }
+            Format::Frames => bail!(Usage("frames are read from serial:// alone".into())),
         };
-        let row = Row::default();
+        Ok(Source { at, ..Source::new(name, reader, fields, options) })
+    }
+
+    fn linked(address: &str, input: &Input, options: &Options) -> Result<Self> {
+        let usage =
+            |flag: &str| Usage(format!("a link has channels and times of its own, expected no {flag}"));
+        ensure!(options.stream_column.is_none(), usage("--stream-column"));
+        ensure!(options.time_column.is_none(), usage("--time-column"));
+        let mut fields = Fields { channels: Vec::new(), time: false, text: false, answers: false };
+        let link = link::Linked::open(address, input, options, &mut fields)?;
+        Ok(Source::new(address, Reader::Link(Box::new(link)), fields, options))
+    }
+
+    fn new(name: &str, reader: Reader, fields: Fields, options: &Options) -> Self {
         let has_streams = options.stream_column.is_some();
-        let (name, on_bad) = (name.into(), options.on_bad);
-        let at = Position::default();
-        Ok(Source { name, reader, fields, row, has_streams, on_bad, rows: 0, bad: 0, at })
+        Source {
+            name: name.into(),
+            reader,
+            fields,
+            row: Row::default(),
+            has_streams,
+            on_bad: options.on_bad,
+            rows: 0,
+            bad: 0,
+            at: Position::default(),
+            board: None,
+            stop: Arc::clone(&options.stop),
+        }
     }
 
     /// What the records are.
@@ -269,12 +415,32 @@ impl Source {
 
     /// Bytes of the input in all, when known.
     pub fn bytes_total(&self) -> Option<u64> {
-        self.bytes().total()
+        self.bytes()?.total()
     }
 
     /// Bytes of the input consumed.
     pub fn bytes_read(&self) -> u64 {
-        self.bytes().consumed()
+        match &self.reader {
+            Reader::Link(link) => link.bytes_read(),
+            _ => self.bytes().map_or(0, Bytes::consumed),
+        }
+    }
+
+    /// What came of a board and what did not, in one line.
+    pub fn summary(&self) -> Option<String> {
+        let summary = match &self.reader {
+            Reader::Link(link) => link.summary(),
+            _ => text_board::summary(self.board.as_ref()?),
+        };
+        Some(format!("{}: {summary}", self.name))
+    }
+
+    /// What sends answers to the board at the other end of a link.
+    pub fn responder(&self) -> Option<Responder> {
+        match &self.reader {
+            Reader::Link(link) => Some(link.responder()),
+            _ => None,
+        }
     }
 
     /// Rows that were skipped.
@@ -320,6 +486,8 @@ impl Source {
             index: self.rows - 1,
             time: self.row.has_time.then_some(self.row.time.as_str()),
             stream: self.has_streams.then_some(self.row.stream.as_str()),
+            follows: self.row.follows,
+            ticket: self.row.ticket,
             data,
         }
     }
@@ -337,12 +505,13 @@ impl Source {
             Reader::Npy(npy) => npy.would_wait(),
             Reader::Text(lines) => lines.would_wait(),
             Reader::Bytes(bytes) => bytes.would_wait(Need::Bytes(1)),
+            Reader::Link(link) => link.would_wait(),
         }
     }
 
     /// Whether somebody has told it to end.
     pub fn is_stopped(&self) -> bool {
-        self.bytes().stopped()
+        self.stop.load(Ordering::Relaxed)
     }
 
     fn read(&mut self) -> Result<Read> {
@@ -364,6 +533,8 @@ impl Source {
                 bytes.consume(row.tokens.len());
                 Ok(if byte.is_some() { Read::Row } else { Read::End })
             }
+            Reader::Link(_) if self.stop.load(Ordering::Relaxed) => Ok(Read::End),
+            Reader::Link(link) => link.next(row),
         }
     }
 
@@ -392,27 +563,30 @@ impl Source {
             Reader::Csv(csv) => Some(&csv.lines),
             Reader::Jsonl(jsonl) => Some(&jsonl.lines),
             Reader::Text(lines) => Some(lines),
-            Reader::Npy(_) | Reader::Bytes(_) => None,
+            Reader::Npy(_) | Reader::Bytes(_) | Reader::Link(_) => None,
         }
     }
 
-    fn bytes(&self) -> &Bytes {
+    /// The bytes that are read; none of a link, which has frames.
+    fn bytes(&self) -> Option<&Bytes> {
         match &self.reader {
-            Reader::Csv(csv) => csv.lines.bytes(),
-            Reader::Jsonl(jsonl) => jsonl.lines.bytes(),
-            Reader::Npy(npy) => npy.bytes(),
-            Reader::Text(lines) => lines.bytes(),
-            Reader::Bytes(bytes) => bytes,
+            Reader::Csv(csv) => Some(csv.lines.bytes()),
+            Reader::Jsonl(jsonl) => Some(jsonl.lines.bytes()),
+            Reader::Npy(npy) => Some(npy.bytes()),
+            Reader::Text(lines) => Some(lines.bytes()),
+            Reader::Bytes(bytes) => Some(bytes),
+            Reader::Link(_) => None,
         }
     }
 
-    fn bytes_mut(&mut self) -> &mut Bytes {
+    fn bytes_mut(&mut self) -> Option<&mut Bytes> {
         match &mut self.reader {
-            Reader::Csv(csv) => csv.lines.bytes_mut(),
-            Reader::Jsonl(jsonl) => jsonl.lines.bytes_mut(),
-            Reader::Npy(npy) => npy.bytes_mut(),
-            Reader::Text(lines) => lines.bytes_mut(),
-            Reader::Bytes(bytes) => bytes,
+            Reader::Csv(csv) => Some(csv.lines.bytes_mut()),
+            Reader::Jsonl(jsonl) => Some(jsonl.lines.bytes_mut()),
+            Reader::Npy(npy) => Some(npy.bytes_mut()),
+            Reader::Text(lines) => Some(lines.bytes_mut()),
+            Reader::Bytes(bytes) => Some(bytes),
+            Reader::Link(_) => None,
         }
     }
 }
@@ -424,6 +598,7 @@ impl Row {
         self.features.clear();
         self.tokens.clear();
         self.answers.clear();
+        (self.follows, self.ticket) = (Follows::Next, None);
     }
 
     fn set_time(&mut self, time: &str) {
@@ -451,6 +626,12 @@ fn by_extension(path: &str, input: &Input) -> Option<Format> {
         "bin" if byte_model => Some(Format::Bytes),
         _ => None,
     }
+}
+
+/// What lines are that come one day, where that can be told without one.
+fn at_once(bytes: &Bytes, input: &Input, options: &Options) -> Option<Format> {
+    let is_text = bytes.has_lines() && options.answers.is_none() && byte_model(input).is_ok();
+    is_text.then_some(Format::Text)
 }
 
 /// What the first bytes say.

@@ -171,6 +171,11 @@ impl Stream {
         over!(self, engine => engine.reset());
     }
 
+    /// As [`Engine::reset_stream`].
+    pub fn reset_stream(&mut self, stream: usize) {
+        over!(self, engine => engine.reset_stream(stream));
+    }
+
     /// As [`Engine::roll_back`].
     pub fn roll_back(&mut self, stream: usize) -> RolledBack {
         over!(self, engine => engine.roll_back(stream))

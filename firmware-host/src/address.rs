@@ -134,8 +134,8 @@ pub enum AddressError {
 }
 
 const SENSORS: &str = "mpu6050 or bme280";
-/// What a bus of 400 kHz can carry of samples of 14 bytes, about.
-const MOST_HZ: f64 = 2000.0;
+/// A sample in 28 hours.
+const LEAST_HZ: f64 = 1e-5;
 
 impl FromStr for Address {
     type Err = AddressError;
@@ -240,12 +240,13 @@ impl FromStr for I2cAddress {
         }
         let mut query = Query::new(query)?;
         let sensor = query.take("sensor");
-        let sensor = sensor.ok_or(AddressError::Missing { key: "sensor", expected: SENSORS })?.parse()?;
+        let sensor: SensorKind =
+            sensor.ok_or(AddressError::Missing { key: "sensor", expected: SENSORS })?.parse()?;
         let mut i2c = I2cAddress::new(bus.into(), sensor);
         if let Some(found) = query.take("rate") {
-            let rate_hz = found.parse().ok().filter(|&rate_hz| rate_hz > 0.0 && rate_hz <= MOST_HZ);
-            i2c.rate_hz =
-                rate_hz.ok_or_else(|| value("rate", found, "a number of Hz above 0, 2000 at most"))?;
+            let (most_hz, expected) = sensor.rates();
+            let rate_hz = found.parse().ok().filter(|rate_hz| (LEAST_HZ..=most_hz).contains(rate_hz));
+            i2c.rate_hz = rate_hz.ok_or_else(|| value("rate", found, expected))?;
         }
         if let Some(found) = query.take("address") {
             let address = number(found).filter(|address| (0x08..0x78).contains(address));
@@ -264,6 +265,16 @@ impl I2cAddress {
             SensorKind::Bme280 => (1.0, 0x76),
         };
         I2cAddress { bus, sensor, rate_hz, address }
+    }
+}
+
+impl SensorKind {
+    /// The most samples a second that it gives, and what is said about it.
+    fn rates(self) -> (f64, &'static str) {
+        match self {
+            SensorKind::Mpu6050 => (1000.0, "a number of Hz above 0, 1000 at most"),
+            SensorKind::Bme280 => (20.0, "a number of Hz above 0, 20 at most"),
+        }
     }
 }
 
@@ -415,6 +426,8 @@ mod tests {
             ("i2c:///dev/i2c-1?sensor=lis3dh", "`sensor=lis3dh` cannot be"),
             ("i2c:///dev/i2c-1?sensor=bme280&rate=-1", "`rate=-1` cannot be"),
             ("i2c:///dev/i2c-1?sensor=bme280&rate=NaN", "`rate=NaN` cannot be"),
+            ("i2c:///dev/i2c-1?sensor=bme280&rate=21", "`rate=21` cannot be"),
+            ("i2c:///dev/i2c-1?sensor=mpu6050&rate=1001", "`rate=1001` cannot be"),
             ("i2c:///dev/i2c-1?sensor=bme280&address=0x80", "`address=0x80` cannot be"),
             ("i2c:///dev/i2c-1?sensor=bme280&baud=9600", "key `baud` is not known"),
         ];

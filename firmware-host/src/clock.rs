@@ -27,7 +27,7 @@ pub struct ClockFit {
 /// # Invariants
 ///
 /// - Times that it gives never go back while the board's go on.
-/// - `quickest` has [`WINDOWS`] points at most, in the order of the board's time.
+/// - `quickest` has 64 points at most, in the order of the board's time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// The board's time and this machine's of the first arrival: points are from there.

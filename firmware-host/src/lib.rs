@@ -4,21 +4,29 @@
 
 mod address;
 mod clock;
+mod lines;
 mod link;
 mod port;
 mod rate;
+mod redial;
 mod resample;
+mod sensor;
 mod serial;
 #[cfg(target_os = "linux")]
 pub mod sim;
+mod text;
 mod track;
 
 pub use address::{Address, AddressError, I2cAddress, PortName, SensorKind, SerialAddress, StreamName};
 pub use clock::{Clock, ClockFit};
+pub use lines::{Begin, LineCounters, Lines, MOST_LINE_BYTES, WholeLines};
 pub use link::{
-    BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Sample, Stream,
+    BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Responder, Sample,
+    Stream,
 };
-pub use port::{PortError, PortInfo, ports};
+pub use port::{PortError, PortInfo, PortTable, ports};
 pub use rate::{RateCheck, RateError, RateGuess};
 pub use resample::Resampler;
+pub use sensor::SensorError;
+pub use text::SerialText;
 pub use track::{Missing, Place, Track, TrackCounts};

@@ -5,10 +5,14 @@
 
 mod event;
 mod feed;
-mod inbox;
+pub(crate) mod inbox;
 mod outbox;
 mod reader;
-mod shared;
+mod responder;
+pub(crate) mod shared;
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod sim_tests;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -19,18 +23,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mcedge_wire::{Body, Prediction, Record, Values};
+use mcedge_wire::{Body, Record};
 use thiserror::Error;
 
 pub use self::event::{BadFrames, Channel, Counters, Event, Gap, GapCause, Sample, Stream};
 use self::feed::Feed;
 use self::inbox::{Inbox, Item};
 use self::reader::Reader;
+pub use self::responder::Responder;
 use self::shared::{Incoming, Shared};
 use self::talk::command;
 use crate::address::{Address, SerialAddress, StreamName};
 use crate::clock::ClockFit;
 use crate::port::PortError;
+use crate::sensor::{self, AnySensor, Sampler, SensorError};
 use crate::serial::Port;
 
 /// How a link is to be.
@@ -45,11 +51,14 @@ pub struct LinkOptions {
 }
 
 /// Why there is no link, or none any more.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Error)]
 pub enum LinkError {
     /// The port does not open.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// The sensor of this machine cannot be read.
+    #[error(transparent)]
+    Sensor(#[from] SensorError),
     /// The board speaks another version of the protocol.
     #[error("the board speaks version {found} of the protocol, expected version {expected}")]
     Version {
@@ -100,7 +109,8 @@ pub enum LinkError {
 /// A link to a board, or to a sensor of this machine.
 pub struct Link {
     worker: Worker,
-    address: SerialAddress,
+    /// Nothing where it is a sensor of this machine.
+    address: Option<SerialAddress>,
     feed: Feed,
     /// What has been taken from the shared inbox at once, and how far it is done: items, and bytes of samples.
     inbox: Inbox,
@@ -128,33 +138,61 @@ impl Default for LinkOptions {
     }
 }
 
+impl LinkOptions {
+    fn inbox(&self) -> Inbox {
+        Inbox::new(self.queue_frames, self.queue_bytes)
+    }
+}
+
 impl Link {
     /// Opens the device and waits until the board has said what its stream is, or `stop` is set. The calling thread is
     /// unparked when something has come.
     ///
     /// # Errors
     ///
-    /// The port does not open; the board speaks another version of the protocol; it has no such stream, or several;
-    /// `stop` was set.
+    /// The port does not open, or the sensor does not answer; the board speaks another version of the protocol; it has no
+    /// such stream, or several; `stop` was set.
     pub fn open(address: &Address, options: &LinkOptions, stop: Arc<AtomicBool>) -> Result<Link, LinkError> {
-        let Address::Serial(address) = address else { return Err(LinkError::Stopped) };
+        match address {
+            Address::Serial(address) => Link::open_serial(address, options, &stop),
+            Address::I2c(address) => {
+                let sensor = sensor::open(address)?;
+                Link::open_sensor(sensor, address.rate_hz, options)
+            }
+        }
+    }
+
+    fn open_serial(
+        address: &SerialAddress,
+        options: &LinkOptions,
+        stop: &AtomicBool,
+    ) -> Result<Link, LinkError> {
         let port = Port::open(address)?;
-        let inbox = || Inbox::new(options.queue_frames, options.queue_bytes);
-        let worker = Worker::start(inbox(), |shared| {
+        let worker = Worker::start(options.inbox(), |shared| {
             let reader = Reader::new(shared, address.clone());
             move || reader.run(port)
         })?;
-        let stream = worker.wait_for_stream(address, options.notice, &stop)?;
-        Ok(Link {
-            worker,
-            address: address.clone(),
-            feed: Feed::new(stream),
-            inbox: inbox(),
-            items_done: 0,
-            bytes_done: 0,
-            patience: None,
-            end: None,
-        })
+        let stream = worker.wait_for_stream(address, options.notice, stop)?;
+        Ok(Link::new(worker, stream, Some(address.clone()), options))
+    }
+
+    pub(crate) fn open_sensor(
+        sensor: AnySensor,
+        rate_hz: f64,
+        options: &LinkOptions,
+    ) -> Result<Link, LinkError> {
+        let stream = sensor::stream(&*sensor, rate_hz);
+        let worker = Worker::start(options.inbox(), |shared| {
+            let sampler = Sampler::new(shared, sensor, rate_hz);
+            move || sampler.run()
+        })?;
+        Ok(Link::new(worker, stream, None, options))
+    }
+
+    fn new(worker: Worker, stream: Stream, address: Option<SerialAddress>, options: &LinkOptions) -> Link {
+        let feed = Feed::new(stream);
+        let inbox = options.inbox();
+        Link { worker, address, feed, inbox, items_done: 0, bytes_done: 0, patience: None, end: None }
     }
 
     /// What the stream is.
@@ -219,28 +257,30 @@ impl Link {
         (self.items_done, self.bytes_done) = (0, 0);
         let mut incoming = self.worker.shared.incoming();
         mem::swap(&mut self.inbox, &mut incoming.inbox);
-        if self.address.stream.is_none() && incoming.streams.len() > 1 {
+        let has_choice = self.address.as_ref().is_some_and(|address| address.stream.is_none());
+        if has_choice && incoming.streams.len() > 1 {
             self.end = Some(Err(LinkError::Streams { found: names(&incoming.streams) }));
         } else if self.inbox.is_empty() {
             self.end = incoming.end.clone();
         }
         if self.patience.is_some_and(|patience| Instant::now() > patience) {
             self.patience = None;
-            self.feed.notice(incoming.glance.instead(self.address.baud));
+            let baud = self.address.as_ref().map_or(0, |address| address.baud);
+            self.feed.notice(incoming.glance.instead(baud));
         }
         !self.inbox.is_empty() || !self.feed.is_empty()
     }
 
-    /// Sends the model's answer to a sample back. A line that is full, or gone, drops it.
-    pub fn predict(&mut self, sequence: u32, device_us: u64, score: Option<f32>, values: &[f32]) {
-        let body = Body::Prediction(Prediction { score, values: Values::Listed(values) });
-        let record = Record { stream: self.feed.stream.id, boot: 0, sequence, time_us: device_us, body };
-        self.worker.shared.outgoing().push_prediction(&record);
-        self.worker.shared.wake();
+    /// What sends the model's answers to the board.
+    pub fn responder(&self) -> Responder {
+        Responder { shared: Arc::clone(&self.worker.shared), stream: self.feed.stream.id }
     }
 
-    /// Asks the board for so many samples a second, now and whenever it starts over. Its descriptor is the answer.
+    /// Asks the board for so many samples a second, above 0, now and whenever it starts over. Its descriptor is the answer.
     pub fn rate(&mut self, hz: f32) {
+        if !(hz.is_finite() && hz > 0.0) {
+            return;
+        }
         let mut outgoing = self.worker.shared.outgoing();
         outgoing.wishes.rate_hz = Some(hz);
         outgoing.push(&Record { stream: self.feed.stream.id, ..command(Body::Rate(hz)) });
@@ -281,6 +321,7 @@ impl Link {
             bytes: tally.bytes,
             dropped_by_board: self.feed.dropped_by_board(),
             queue_overflows: tally.queue_overflows,
+            sensor_errors: tally.sensor_errors,
             reconnects: tally.reconnects,
             restarts: track.restarts,
             predictions_sent: outgoing.predictions_sent,
@@ -346,6 +387,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.shared.close();
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             // The thread does not panic; and if it did, it has said so.
             let _ = thread.join();
         }

@@ -155,6 +155,39 @@ impl PortInfo {
     }
 }
 
+/// Ports as a table for a person, a line each below the heads; a line that says so where there are none.
+#[derive(Clone, Copy, Debug)]
+pub struct PortTable<'a>(pub &'a [PortInfo]);
+
+impl fmt::Display for PortTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("no serial ports");
+        }
+        let heads = ["port", "vid:pid", "serial number", "product", "by-id"].map(String::from);
+        let rows: Vec<_> = std::iter::once(heads).chain(self.0.iter().map(row)).collect();
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: [usize; 4] = std::array::from_fn(width);
+        for (at, row) in rows.iter().enumerate() {
+            let [path, usb, serial_number, product, by_id] = row;
+            let [a, b, c, d] = widths;
+            let line = format!("{path:a$}  {usb:b$}  {serial_number:c$}  {product:d$}  {by_id}");
+            let end = if at + 1 < rows.len() { "\n" } else { "" };
+            write!(f, "{}{end}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+fn row(port: &PortInfo) -> [String; 5] {
+    // Who made it says what it is where it does not say itself.
+    let product = port.product.clone().or_else(|| port.manufacturer.clone());
+    let or_dash = |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".into());
+    let path = port.path.display().to_string();
+    let by_id = Some(port.by_id.join(" "));
+    [path, or_dash(port.usb()), or_dash(port.serial_number.clone()), or_dash(product), or_dash(by_id)]
+}
+
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
@@ -223,6 +256,18 @@ mod tests {
         assert!(missing.ends_with("/dev/ttyS0, /dev/ttyUSB0 (1a86:7523, Uno)"), "{missing}");
         let none = find(1, 2, Vec::new()).unwrap_err();
         assert_eq!(none, "there is no port `0001:0002`, expected one of: (no serial ports)");
+    }
+
+    #[test]
+    fn a_table_has_a_line_for_each_port() {
+        let table = "\
+port          vid:pid    serial number  product  by-id
+/dev/ttyACM0  2341:0043  85             Uno      -
+/dev/ttyACM1  2341:0043  85             Uno      usb-Uno-if00
+/dev/ttyS0    -          -              -        -
+/dev/ttyUSB0  1a86:7523  85             Uno      -";
+        assert_eq!(PortTable(&some()).to_string(), table);
+        assert_eq!(PortTable(&[]).to_string(), "no serial ports");
     }
 
     #[test]

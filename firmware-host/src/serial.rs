@@ -3,9 +3,10 @@
 //! `serialport` opens and sets the port up. It reads none of it: when a port has gone it reports a broken pipe, and the
 //! bytes that came before are lost. Here every read takes what there is until the kernel says that there is no more.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -190,18 +191,15 @@ fn open_error(path: &Path, error: &serialport::Error) -> PortError {
     match error.kind {
         serialport::ErrorKind::NoDevice => PortError::Busy { holder: holder(&path), path },
         serialport::ErrorKind::Io(ErrorKind::PermissionDenied) => {
-            let advice = std::fs::metadata(&path).map_or_else(|_| String::new(), |file| advice(&file));
-            PortError::Permission { path, advice }
+            PortError::Permission { advice: advice_for(&path), path }
         }
         _ => PortError::Open { path, reason: error.description.clone() },
     }
 }
 
-/// How to be let in.
-#[cfg(unix)]
-fn advice(file: &Metadata) -> String {
-    use std::os::unix::fs::MetadataExt;
-
+/// How to be let into a device.
+pub fn advice_for(path: &Path) -> String {
+    let Ok(file) = std::fs::metadata(path) else { return String::new() };
     let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
     match group_name(&groups, file.gid()) {
         // What is root's alone stays so: a rule for udev is due, no group.

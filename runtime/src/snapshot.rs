@@ -33,7 +33,7 @@ mod tests;
 /// What a snapshot begins with.
 const MAGIC: [u8; 8] = *b"mcedge\x1a\n";
 /// The version of the format that is written, and the only one that is read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Magic, version, sections, bytes.
 const HEADER_BYTES: usize = 24;
 /// SHA-256.

@@ -9,8 +9,8 @@ use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 use mcedge_runtime::{Backlog as Values, Sample};
 
 use crate::forecast::Forecast;
-use crate::sink::{Row, Sink};
-use crate::source::{Data, LINE_MAX, Record};
+use crate::sink::Row;
+use crate::source::{Data, Follows, LINE_MAX, Record, Ticket};
 
 /// Tokens of one stream that wait before they are run, but for those of a single record.
 const MOST_TOKENS: usize = 512;
@@ -57,6 +57,9 @@ struct Lane {
 struct Kept {
     stream: usize,
     index: u64,
+    /// Whether it stands for one that is missing: it has no row.
+    is_held: bool,
+    ticket: Option<Ticket>,
     /// In `times`.
     time: Option<Range<usize>>,
     /// In `lines`.
@@ -119,6 +122,8 @@ impl Backlog {
         self.records.push(Kept {
             stream,
             index: record.index,
+            is_held: record.follows == Follows::Held,
+            ticket: record.ticket,
             time: record.time.map(|time| {
                 self.times.push_str(time);
                 self.times.len() - time.len()..self.times.len()
@@ -188,6 +193,16 @@ impl Backlog {
         if are_features { Values::Features(features) } else { Values::Tokens(ids) }
     }
 
+    /// Nothing is expected of the next token of stream `stream`.
+    pub fn forget(&mut self, stream: usize) {
+        self.lanes[stream].forecast.forget();
+    }
+
+    /// Whether the next token of stream `stream`, which there is, has no place in the output: it stands for a missing one.
+    pub fn next_is_held(&self, stream: usize) -> bool {
+        self.records[self.lanes[stream].records[0]].is_held
+    }
+
     /// Takes the output `[O]` of the next token of stream `stream`, which has one.
     pub fn take(&mut self, stream: usize, output: &[f32]) {
         let lane = &mut self.lanes[stream];
@@ -196,6 +211,9 @@ impl Backlog {
             let bits = lane.forecast.token(token, output);
             kept.bits += bits.unwrap_or_default();
             kept.predicted += u64::from(bits.is_some());
+        } else if kept.is_held {
+            // What was not measured says nothing of what is usual.
+            lane.forecast.expect(output);
         } else {
             let start = lane.done * self.width;
             kept.score = lane.forecast.sample(&lane.features[start..start + self.width], output);
@@ -221,10 +239,14 @@ impl Backlog {
         self.lanes[stream].forecast.forget();
     }
 
-    /// Writes the rows of the records that have been run, and forgets all.
-    pub fn write(&mut self, names: &[String], sink: &mut Sink) -> Result<()> {
-        let mut done = self.records.iter().filter(|kept| kept.left == 0);
-        let written = done.try_for_each(|kept| sink.row(&self.row(kept, names)));
+    /// Gives the rows of the records that have been run to `write`, with their streams, and forgets all.
+    pub fn write(
+        &mut self,
+        names: &[String],
+        mut write: impl FnMut(usize, &Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = self.records.iter().filter(|kept| kept.left == 0 && !kept.is_held);
+        let written = done.try_for_each(|kept| write(kept.stream, &self.row(kept, names)));
         self.clear();
         written
     }
@@ -233,6 +255,7 @@ impl Backlog {
         Row {
             stream: names.get(kept.stream).map_or("", String::as_str),
             index: kept.index,
+            ticket: kept.ticket,
             time: kept.time.clone().map(|time| &self.times[time]),
             output: &self.numbers[kept.output.clone()],
             residual: kept.score.map(|_| &self.numbers[kept.residual.clone()]),

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use mcedge_firmware_host::Responder;
 use mcedge_models::contract::Input;
 use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
 use crate::Usage;
-use crate::source::{self, Fields, Next, Options, Position, Record, Source};
+use crate::source::{self, Fields, Follows, Next, Options, Position, Record, Source};
 
 /// The inputs of a run, open.
 pub struct Inputs {
@@ -17,6 +18,8 @@ pub struct Inputs {
     ended: Vec<bool>,
     /// The source of the last record.
     turn: usize,
+    /// [`Inputs::advance`] has come to a record that is not taken yet.
+    is_at_record: bool,
     fields: Fields,
     streams: Streams,
     settled: Settled,
@@ -103,10 +106,12 @@ impl Inputs {
             Usage("there are several --input -, expected one: there is one standard input".into())
         );
         saved.map_or(Ok(()), |saved| saved.check(&names, uris.len(), by_column))?;
-        let sources = uris.iter().enumerate().map(|(index, uri)| {
-            let saved = saved.map(|saved| &saved.sources[index]);
-            source::open(uri, input, options, saved)
-        });
+        let saved_of = |index: usize| saved.map(|saved| &saved.sources[index]);
+        // All are started before the first is waited for.
+        let started = uris.iter().enumerate();
+        let started = started.map(|(index, uri)| source::start(uri, input, options, saved_of(index)));
+        let started = started.collect::<Result<Vec<_>>>()?.into_iter().enumerate();
+        let sources = started.map(|(index, started)| started.open(input, options, saved_of(index)));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         let mut fields = sources[0].fields().clone();
         for (uri, source) in uris.iter().zip(&sources).skip(1) {
@@ -122,7 +127,15 @@ impl Inputs {
         let ended = vec![false; sources.len()];
         let turn = saved.map_or(0, |saved| saved.turn);
         let streams = Streams { names, known, by_column, batch };
-        let mut inputs = Inputs { sources, ended, turn, fields, streams, settled: Settled::default() };
+        let mut inputs = Inputs {
+            sources,
+            ended,
+            turn,
+            is_at_record: false,
+            fields,
+            streams,
+            settled: Settled::default(),
+        };
         inputs.settle();
         Ok(inputs)
     }
@@ -170,6 +183,11 @@ impl Inputs {
         self.sources.iter().all(Source::can_go_back)
     }
 
+    /// Whether all inputs are files: nothing of them comes but once.
+    pub fn are_files(&self) -> bool {
+        self.sources.iter().all(Source::is_file)
+    }
+
     /// Whether nothing comes any more, and what was taken since the last [`Inputs::settle`] has the last line of a file,
     /// which has no end: if the file grows, so does that line.
     pub fn ends_with_half_a_line(&self) -> bool {
@@ -191,8 +209,12 @@ impl Inputs {
         &self.streams.names
     }
 
-    /// Goes to the next record of any input, each in its turn, without a wait: as [`Source::advance`].
+    /// Goes to the next record of any input, each in its turn, without a wait: as [`Source::advance`]. It stays there until
+    /// the record is taken.
     pub fn advance(&mut self) -> Result<Next> {
+        if self.is_at_record {
+            return Ok(Next::Record);
+        }
         let mut next = Next::End;
         for step in 1..=self.sources.len() {
             let turn = (self.turn + step) % self.sources.len();
@@ -201,7 +223,7 @@ impl Inputs {
             }
             match self.sources[turn].advance()? {
                 Next::Record => {
-                    self.turn = turn;
+                    (self.turn, self.is_at_record) = (turn, true);
                     return Ok(Next::Record);
                 }
                 Next::Wait => next = Next::Wait,
@@ -209,6 +231,13 @@ impl Inputs {
             }
         }
         Ok(next)
+    }
+
+    /// The stream of the record that [`Inputs::advance`] came to, where that stream is to forget what came before it.
+    pub fn begins_anew(&self) -> Option<usize> {
+        // Records of one input that are of many streams follow each other as they are.
+        let record = self.sources[self.turn].record();
+        (self.is_at_record && record.follows == Follows::Anew).then_some(self.turn)
     }
 
     /// Takes the record that [`Inputs::advance`] came to, and its stream.
@@ -223,7 +252,18 @@ impl Inputs {
             None => self.turn,
         };
         source.take();
+        self.is_at_record = false;
         Ok((stream, source.record()))
+    }
+
+    /// What came of links and what did not, a line each.
+    pub fn summaries(&self) -> impl Iterator<Item = String> {
+        self.sources.iter().filter_map(Source::summary)
+    }
+
+    /// What sends answers to the boards of the inputs; none for an input that is none.
+    pub fn responders(&self) -> Vec<Option<Responder>> {
+        self.sources.iter().map(Source::responder).collect()
     }
 
     /// Bytes of all inputs, when known.
@@ -268,6 +308,7 @@ fn names(uris: &[String]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for uri in uris {
         let stem = Path::new(uri).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let stem = source::stream_name(uri).or(stem);
         let name = if uri == "-" { "stdin".into() } else { stem.unwrap_or_else(|| uri.clone()) };
         let numbered = (2..).map(|number| format!("{name}-{number}"));
         let mut free = std::iter::once(name.clone()).chain(numbered).filter(|name| !names.contains(name));
@@ -299,5 +340,9 @@ mod tests {
         check(&["a/pump.csv", "b/fan.v2.csv", "-"], &["pump", "fan.v2", "stdin"]);
         check(&["x.csv", "y/x.csv", "x-2.csv", "x"], &["x", "x-2", "x-2-2", "x-3"]);
         check(&["file:///logs/x.log", "..", "/"], &["x", "..", "/"]);
+        check(&["tail:///var/log/auth.log?from=start", "journal://"], &["auth", "journal"]);
+        check(&["journal://?unit=ssh.service&unit=cron.service", "tail://x.csv"], &["ssh", "x"]);
+        check(&["tcp-listen://0.0.0.0:5140", "tcp://[::1]:80"], &["0.0.0.0:5140", "[::1]:80"]);
+        check(&["unix:///run/pump.sock", "mqtt://me:secret@host:1/a/+/b?qos=1"], &["pump", "a/+/b"]);
     }
 }

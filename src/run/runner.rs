@@ -1,10 +1,11 @@
 //! Runs a backlog: live tokens one by one, many that wait at once.
 
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, bail};
 use clap::ValueEnum;
+use mcedge_firmware_host::Responder;
 use mcedge_models::contract::Contract;
 use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 use mcedge_runtime::{self as runtime, RolledBack};
@@ -12,13 +13,16 @@ use mcedge_runtime::{self as runtime, RolledBack};
 use super::backlog::{Backlog, Buffer};
 use super::gates::Gates;
 use crate::pace::Pace;
-use crate::sink::{Saved, Sink};
+use crate::sink::{Row, Saved, Sink};
 use crate::stream::Stream;
 
 /// The most numbers of one piece of a backlog, in and out.
 const MOST_NUMBERS: usize = 1 << 20;
 /// Samples without an answer that are told one by one.
 const DIVERGED_TOLD: u64 = 5;
+
+/// How long the last answers may take to go out.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// An engine, and what it has done.
 pub struct Runner {
@@ -34,6 +38,8 @@ pub struct Runner {
     on_divergence: OnDivergence,
     /// Samples without an answer.
     diverged: u64,
+    /// Tokens of streams that have gone back to their start since.
+    before_resets: u64,
 }
 
 /// What a sample does that makes the model diverge.
@@ -49,6 +55,8 @@ pub enum OnDivergence {
 pub struct Outputs {
     pub sink: Sink,
     pub gates: Option<Gates>,
+    /// One a stream, where its board wants to know: what sends it the answers.
+    pub answers: Vec<Option<Responder>>,
 }
 
 /// Where results went, in a snapshot.
@@ -80,6 +88,15 @@ impl SavedOutputs {
 }
 
 impl Outputs {
+    /// Takes what there is to say about a record of stream `stream`, and gives it to whoever wants to know.
+    pub fn row(&mut self, stream: usize, row: &Row<'_>) -> Result<()> {
+        if let (Some(Some(responder)), Some(ticket)) = (self.answers.get(stream), row.ticket) {
+            let score = row.score.map(|score| score as f32);
+            responder.predict(ticket.sequence, ticket.device_us, score, row.output);
+        }
+        self.sink.row(row)
+    }
+
     /// Hands on all that was taken: as [`Sink::flush`].
     pub fn flush(&mut self) -> Result<()> {
         self.gates.as_mut().map_or(Ok(()), Gates::flush)?;
@@ -95,6 +112,7 @@ impl Outputs {
 
     /// Ends the outputs: everything is in its place or the run has failed.
     pub fn finish(mut self) -> Result<()> {
+        self.answers.iter().flatten().for_each(|responder| responder.flush(LAST_ANSWERS));
         self.flush()
     }
 }
@@ -107,17 +125,34 @@ impl Runner {
         let most = if catches_up { (MOST_NUMBERS / numbers).max(1) } else { 1 };
         let who = vec![false; contract.batch];
         let (pace, piece, outputs) = (Pace::new(), Buffer::default(), Vec::new());
-        Runner { stream, pace, most, who, piece, outputs, on_divergence, diverged: 0 }
+        Runner { stream, pace, most, who, piece, outputs, on_divergence, diverged: 0, before_resets: 0 }
     }
 
-    /// Counts samples without an answer on from a snapshot's.
-    pub fn go_on(&mut self, diverged: u64) {
-        self.diverged = diverged;
+    /// Counts samples without an answer, and tokens before a reset, on from a snapshot's.
+    pub fn go_on(&mut self, diverged: u64, before_resets: u64) {
+        (self.diverged, self.before_resets) = (diverged, before_resets);
+    }
+
+    /// Tokens of streams that have gone back to their start since.
+    pub fn before_resets(&self) -> u64 {
+        self.before_resets
     }
 
     /// Tokens so far, over all streams, those without an answer too.
     pub fn taken(&self) -> u64 {
-        self.stream.position().0 + self.diverged
+        self.tokens() + self.diverged
+    }
+
+    /// Tokens with an answer, those of streams that have been reset too.
+    fn tokens(&self) -> u64 {
+        self.stream.position().0 + self.before_resets
+    }
+
+    /// Takes stream `stream` back to its start.
+    pub fn reset(&mut self, stream: usize) {
+        let before = self.stream.position().0;
+        self.stream.reset_stream(stream);
+        self.before_resets += before - self.stream.position().0;
     }
 
     /// Samples without an answer.
@@ -137,7 +172,7 @@ impl Runner {
     /// The engine fails: what came before is written. The output fails.
     pub fn run(&mut self, backlog: &mut Backlog, names: &[String], outputs: &mut Outputs) -> Result<()> {
         let ran = self.run_all(backlog, names, outputs);
-        backlog.write(names, &mut outputs.sink)?;
+        backlog.write(names, |stream, row| outputs.row(stream, row))?;
         ran
     }
 
@@ -215,9 +250,13 @@ impl Runner {
     fn hand_out(&mut self, backlog: &mut Backlog, outputs: &mut Outputs) -> Result<()> {
         let Contract { batch, ref output, .. } = *self.stream.contract();
         for (row, output) in self.outputs.chunks_exact(output.size).enumerate() {
-            if self.who[row % batch] {
-                backlog.take(row % batch, output);
-                outputs.sink.step(output)?;
+            let stream = row % batch;
+            if self.who[stream] {
+                let is_held = backlog.next_is_held(stream);
+                backlog.take(stream, output);
+                if !is_held {
+                    outputs.sink.step(output)?;
+                }
             }
         }
         match &mut outputs.gates {
@@ -228,7 +267,8 @@ impl Runner {
 
     /// One line on what was done.
     pub fn summary(&self) -> String {
-        let (tokens, live, pushed) = self.stream.position();
+        let (_, live, pushed) = self.stream.position();
+        let tokens = self.tokens();
         let diverged = match self.diverged {
             0 => String::new(),
             count => format!("; {count} without an answer"),

@@ -2,7 +2,7 @@
 //!
 //! | section | |
 //! |---|---|
-//! | `run` | where and how the engine runs, in words, and samples without an answer |
+//! | `run` | where and how the engine runs, in words; samples without an answer, and tokens before a reset |
 //! | `engine`, `stream {b}` | as [`mcedge_runtime::Engine::save`] writes them |
 //! | `inputs` | how far each was read and by which columns, whose turn it was, the streams' names |
 //! | `forecasts` | what is expected of each stream, and what is usual for it |
@@ -86,6 +86,8 @@ pub struct State {
 pub struct Saved {
     /// Samples without an answer.
     pub diverged: u64,
+    /// Tokens of streams that have gone back to their start since.
+    pub before_resets: u64,
     conditions: String,
     pub inputs: SavedInputs,
     pub outputs: SavedOutputs,
@@ -169,7 +171,7 @@ impl State {
     pub fn begin(&mut self, flow: &mut Flow, conditions: String) {
         self.conditions = conditions;
         self.last = (Instant::now(), flow.runner.taken());
-        if !flow.inputs.can_go_back() {
+        if !flow.inputs.are_files() {
             self.keep(flow);
         }
     }
@@ -216,6 +218,7 @@ impl State {
         draft.section(RUN);
         draft.text(&self.conditions);
         draft.u64(runner.diverged());
+        draft.u64(runner.before_resets());
         runner.stream().save(draft)?;
         draft.section(INPUTS);
         inputs.save(draft)?;
@@ -247,10 +250,11 @@ impl Saved {
         let mut run = snapshot.section(RUN)?;
         let conditions = run.text("how it runs")?.to_owned();
         let diverged = run.counter("samples without an answer")?;
+        let before_resets = run.counter("tokens before a reset")?;
         run.end()?;
         let inputs = SavedInputs::read(batch, snapshot.section(INPUTS)?)?;
         let outputs = SavedOutputs::read(snapshot.section(OUTPUTS)?)?;
-        Ok(Self { diverged, conditions, inputs, outputs })
+        Ok(Self { diverged, before_resets, conditions, inputs, outputs })
     }
 
     /// Says so where what follows is not bit for bit what an undisturbed run gives.

@@ -1,25 +1,22 @@
 //! The bytes of a file or of a live stream, and their lines. Nothing here grows with the stream.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
-use std::{iter, mem, thread};
+use std::{iter, mem};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::live::{Live, Mark, Origin as LiveOrigin};
 use super::saved;
 
 /// The most bytes that a line may have, its newline included.
 pub const LINE_MAX: usize = 1 << 20;
 /// Bytes in one piece of a live stream.
-const CHUNK: usize = 1 << 16;
-/// Pieces of a live stream that wait to be read.
-const CHUNKS: usize = 4;
+pub const CHUNK: usize = 1 << 16;
 /// How soon a wait for a live stream sees that it should stop.
 pub const POLL: Duration = Duration::from_millis(100);
 
@@ -28,6 +25,8 @@ pub struct Bytes {
     reader: BufReader<Feed>,
     /// Bytes in all, of a file.
     total: Option<u64>,
+    /// Whether they come in whole lines, one day.
+    has_lines: bool,
     stop: Arc<AtomicBool>,
 }
 
@@ -47,21 +46,6 @@ enum Origin {
 trait Seekable: Read + Seek {}
 
 impl<R: Read + Seek> Seekable for R {}
-
-/// A stream that may say nothing for hours: a thread reads it, so that a wait can be given up.
-struct Live {
-    chunks: Receiver<io::Result<Vec<u8>>>,
-    /// Chunks that were read go back to the thread.
-    spare: Sender<Vec<u8>>,
-    chunk: Vec<u8>,
-    /// Bytes of `chunk` handed out.
-    read: usize,
-    /// What came while asking whether enough had; never more than [`LINE_MAX`] bytes and a chunk.
-    come: VecDeque<io::Result<Vec<u8>>>,
-    /// Nothing will come any more.
-    ended: bool,
-    stop: Arc<AtomicBool>,
-}
 
 /// What a record needs to be whole.
 #[derive(Clone, Copy)]
@@ -118,12 +102,24 @@ impl Bytes {
 
     /// Bytes that come when they come.
     pub fn live(reader: impl Read + Send + 'static, stop: Arc<AtomicBool>) -> Result<Self> {
-        let live = Live::new(reader, Arc::clone(&stop)).context("start a thread to read the stream")?;
+        let live = Live::blocking(reader, Arc::clone(&stop)).context("start a thread to read the stream")?;
         Ok(Self::new(Origin::Live(live), None, stop))
     }
 
+    /// Whole lines that come when they come, from `start` on where the origin can say where that is.
+    pub fn lines(
+        origin: impl LiveOrigin + 'static,
+        start: Option<Mark>,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let live =
+            Live::new(origin, start, Arc::clone(&stop)).context("start a thread to read the stream")?;
+        Ok(Self { has_lines: true, ..Self::new(Origin::Live(live), None, stop) })
+    }
+
     fn new(from: Origin, total: Option<u64>, stop: Arc<AtomicBool>) -> Self {
-        Bytes { reader: BufReader::with_capacity(CHUNK, Feed { from, count: 0 }), total, stop }
+        let reader = BufReader::with_capacity(CHUNK, Feed { from, count: 0 });
+        Bytes { reader, total, has_lines: false, stop }
     }
 
     pub fn total(&self) -> Option<u64> {
@@ -137,6 +133,27 @@ impl Bytes {
     /// Whether one can go back in it: a file whose length is known.
     pub fn can_seek(&self) -> bool {
         self.total.is_some() && matches!(self.reader.get_ref().from, Origin::File(_))
+    }
+
+    /// Whether they come in whole lines, one day: it may be long until the first.
+    pub fn has_lines(&self) -> bool {
+        self.has_lines
+    }
+
+    /// Whether what has been consumed can be told from what has not, when it is opened again.
+    pub fn can_resume(&self) -> bool {
+        match &self.reader.get_ref().from {
+            Origin::File(_) => self.can_seek(),
+            Origin::Live(live) => live.has_marks(),
+        }
+    }
+
+    /// Where a live stream can be resumed behind what has been consumed: a cursor, and a byte behind it.
+    pub fn mark(&self) -> Option<(&str, u64)> {
+        match &self.reader.get_ref().from {
+            Origin::File(_) => None,
+            Origin::Live(live) => live.mark(self.reader.buffer().len()),
+        }
     }
 
     /// Goes to the byte at `offset`.
@@ -211,91 +228,6 @@ impl Read for Feed {
         };
         self.count += read as u64;
         Ok(read)
-    }
-}
-
-impl Live {
-    fn new(mut reader: impl Read + Send + 'static, stop: Arc<AtomicBool>) -> io::Result<Self> {
-        let (send, chunks) = mpsc::sync_channel(CHUNKS);
-        let (spare, spares) = mpsc::channel::<Vec<u8>>();
-        let waiting = thread::current();
-        thread::Builder::new().name("input".into()).spawn(move || {
-            loop {
-                let mut chunk = spares.try_recv().unwrap_or_default();
-                chunk.resize(CHUNK, 0);
-                let read = reader.read(&mut chunk).map(|read| {
-                    chunk.truncate(read);
-                    chunk
-                });
-                let last = match &read {
-                    Ok(chunk) => chunk.is_empty(),
-                    Err(err) => err.kind() != io::ErrorKind::Interrupted,
-                };
-                // Nobody listens any more, or the stream has ended.
-                let is_over = send.send(read).is_err() || last;
-                waiting.unpark();
-                if is_over {
-                    break;
-                }
-            }
-        })?;
-        Ok(Live { chunks, spare, chunk: Vec::new(), read: 0, come: VecDeque::new(), ended: false, stop })
-    }
-
-    /// Takes from the thread what it has read, as far as a record may need it.
-    fn take_what_has_come(&mut self) {
-        while !self.is_over() && self.parts().map(<[u8]>::len).sum::<usize>() <= LINE_MAX {
-            match self.chunks.try_recv() {
-                Ok(chunk) => self.come.push_back(chunk),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => self.come.push_back(Ok(Vec::new())),
-            }
-        }
-    }
-
-    /// Whether no wait brings more: the stream has ended or failed, or has brought more than any record may have.
-    fn is_over(&self) -> bool {
-        let is_last = |chunk: &io::Result<Vec<u8>>| chunk.as_ref().map_or(true, Vec::is_empty);
-        self.ended
-            || self.come.back().is_some_and(is_last)
-            || self.parts().map(<[u8]>::len).sum::<usize>() > LINE_MAX
-    }
-
-    /// What has come and has not been handed out.
-    fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        let rest = self.come.iter().flatten().map(Vec::as_slice);
-        iter::once(&self.chunk[self.read..]).chain(rest)
-    }
-
-    /// The next chunk; none when the stream has ended or should.
-    fn wait(&mut self) -> io::Result<Option<Vec<u8>>> {
-        if let Some(next) = self.come.pop_front() {
-            return next.map(Some);
-        }
-        while !self.ended && !self.stop.load(Ordering::Relaxed) {
-            match self.chunks.recv_timeout(POLL) {
-                Ok(next) => return next.map(Some),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        Ok(None)
-    }
-}
-
-impl Read for Live {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.read == self.chunk.len() {
-            let Some(chunk) = self.wait()? else { return Ok(0) };
-            self.ended = chunk.is_empty();
-            // The thread may have ended already, and needs no spare then.
-            let _ = self.spare.send(mem::replace(&mut self.chunk, chunk));
-            self.read = 0;
-        }
-        let count = out.len().min(self.chunk.len() - self.read);
-        out[..count].copy_from_slice(&self.chunk[self.read..self.read + count]);
-        self.read += count;
-        Ok(count)
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Csv {
     cells: Cells,
     columns: Columns,
     has_header: bool,
+    /// The header of a stream: it comes again where a file is rotated or a board starts over.
+    header: Vec<u8>,
     input: Input,
 }
 
@@ -47,7 +49,11 @@ impl Csv {
         cells.split(lines.text()).with_context(|| format!("line {}", lines.number()))?;
         let first: Vec<String> = (0..cells.len()).map(|column| cells.text(column).into_owned()).collect();
         let header = is_header(&first);
+        let mut again = Vec::new();
         if header {
+            if lines.bytes().has_lines() {
+                again.extend_from_slice(lines.text());
+            }
             ensure!(lines.advance_to_text()?, "has a header and no rows: {}", list(&first));
             // A row that cannot be split says so in its turn.
             let _ = cells.split(lines.text());
@@ -56,7 +62,7 @@ impl Csv {
         let columns = Columns::find(first, header, &cells, input, options)?;
         fields.time = columns.time.is_some();
         fields.channels = columns.channel_names(header, input, options);
-        Ok(Csv { lines, cells, columns, has_header: header, input: input.clone() })
+        Ok(Csv { lines, cells, columns, has_header: header, header: again, input: input.clone() })
     }
 
     /// What of a line is taken for what.
@@ -74,8 +80,13 @@ impl Csv {
 
     pub fn next(&mut self, row: &mut Row) -> Result<Read> {
         row.clear();
-        if !self.lines.advance_to_text()? {
-            return Ok(Read::End);
+        loop {
+            if !self.lines.advance_to_text()? {
+                return Ok(Read::End);
+            }
+            if self.header.is_empty() || self.lines.text() != self.header {
+                break;
+            }
         }
         let parsed = self.parse(row).with_context(|| format!("line {}", self.lines.number()));
         Ok(parsed.map_or_else(Read::Bad, |()| Read::Row))
@@ -215,6 +226,16 @@ fn delimiter(line: &[u8]) -> u8 {
     // The first of equals.
     let most = (0..counts.len()).rev().max_by_key(|&i| counts[i]).unwrap_or(0);
     DELIMITERS[most]
+}
+
+/// Whether a first line, with its end, names columns.
+pub fn has_names(line: &[u8], options: &Options) -> bool {
+    let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut cells = Cells::new(options.delimiter.unwrap_or_else(|| delimiter(line)));
+    let is_split = cells.split(line).is_ok();
+    is_split && is_header(&(0..cells.len()).map(|column| cells.text(column).into_owned()).collect::<Vec<_>>())
 }
 
 /// Whether a first line names columns: it has text in it that is not the time of a first row.

@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::mem;
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
-use super::bytes::LINE_MAX;
-use super::{Format, Reader, Source, shown};
+use super::bytes::{Bytes, LINE_MAX};
+use super::live::CURSOR_MAX;
+use super::{Format, Reader, Source, is_live, shown};
 
 /// Bytes at an input's beginning, and before a place in it, by which it is known again.
 const WINDOW: u64 = 4096;
@@ -29,6 +31,56 @@ pub struct Position {
     pub time: String,
     /// Whether the last line has no end, of a file: if it grows, the rest of that line has been missed.
     pub is_half: bool,
+    /// Where a live stream goes on that can be resumed.
+    pub place: Place,
+}
+
+/// Where a live stream goes on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Place {
+    /// As [`Mark::cursor`](super::live::Mark); empty where there is none.
+    pub cursor: String,
+    /// The byte of it that is next.
+    pub offset: u64,
+    /// Bytes of the last line before that, and their CRC32: what the cursor names is known again by them.
+    pub last: [u32; 2],
+}
+
+impl Position {
+    /// Before anything of `bytes` has been consumed.
+    pub(super) fn start(bytes: &Bytes) -> Self {
+        let mut start = Self::default();
+        start.place.go_to(bytes, &[]);
+        start
+    }
+}
+
+impl Place {
+    fn read(saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
+        let cursor = saved.text("a cursor")?.to_owned();
+        if cursor.len() > CURSOR_MAX {
+            return Err(
+                saved.wrong(format!("a cursor of {} bytes", cursor.len()), &format!("{CURSOR_MAX} at most"))
+            );
+        }
+        let offset = saved.counter("where a stream goes on")?;
+        Ok(Self { cursor, offset, last: [saved.u32("bytes of a line")?, saved.u32("a checksum")?] })
+    }
+
+    fn save(&self, draft: &mut Draft) {
+        draft.text(&self.cursor);
+        draft.u64(self.offset);
+        self.last.into_iter().for_each(|number| draft.u32(number));
+    }
+
+    /// Goes to where `bytes` can be resumed, behind `line`.
+    fn go_to(&mut self, bytes: &Bytes, line: &[u8]) {
+        let Some((cursor, offset)) = bytes.mark() else { return };
+        self.cursor.clear();
+        self.cursor.push_str(cursor);
+        self.offset = offset;
+        self.last = [line.len() as u32, crc32fast::hash(line)];
+    }
 }
 
 /// An input as a snapshot has it.
@@ -124,8 +176,14 @@ impl Saved {
         let time = saved.text("a time")?.to_owned();
         let is_half = saved.flag("whether the last line has no end")?;
         let checksums = [saved.u32("a checksum")?, saved.u32("a checksum")?];
-        let at = Position { offset, line, rows, bad, time, is_half };
+        let place = if is_file { Place::default() } else { Place::read(saved)? };
+        let at = Position { offset, line, rows, bad, time, is_half, place };
         Ok(Self { format, is_file, at, checksums, reading: Reading::read(saved)? })
+    }
+
+    /// Where a live stream goes on.
+    pub fn place(&self) -> &Place {
+        &self.at.place
     }
 
     /// The most bytes of an input in a snapshot: a time, the names of columns, which are of a line, and their lengths.
@@ -140,7 +198,7 @@ impl Saved {
     /// It is of another kind; it has become shorter; what was read of it is not what is there now; or its last line, which
     /// was read, had no end and has grown.
     pub fn check(&self, path: &str) -> Result<()> {
-        let is_file = path != "-" && std::fs::metadata(path)?.is_file();
+        let is_file = path != "-" && !is_live(path) && std::fs::metadata(path)?.is_file();
         let kind = |is_file: bool| if is_file { "a file" } else { "a stream" };
         ensure!(is_file == self.is_file, "is {}, the snapshot is of {}", kind(is_file), kind(self.is_file));
         let offset = self.at.offset;
@@ -181,8 +239,13 @@ impl Source {
     }
 
     /// Whether it is a file, in which one can go back.
+    pub fn is_file(&self) -> bool {
+        self.bytes().is_some_and(Bytes::can_seek)
+    }
+
+    /// Whether what was read behind a snapshot comes again to a run that goes on from it.
     pub fn can_go_back(&self) -> bool {
-        self.bytes().can_seek()
+        self.bytes().is_some_and(Bytes::can_resume)
     }
 
     /// Where it goes on, in words.
@@ -190,15 +253,18 @@ impl Source {
         let Position { offset, rows, time, .. } = &self.at;
         let time = if time.is_empty() { String::new() } else { format!(" ({})", shown(time)) };
         match self.can_go_back() {
-            true => format!("input {} goes on behind row {rows}{time}, byte {offset}", self.name),
+            true if self.is_file() => {
+                format!("input {} goes on behind row {rows}{time}, byte {offset}", self.name)
+            }
+            true => format!("input {} goes on behind row {rows}{time}", self.name),
             false => format!("input {} goes on with what comes, behind row {rows}{time}", self.name),
         }
     }
 
     /// Takes the record that [`Source::advance`] came to: the position is behind it.
     pub fn take(&mut self) {
-        let (lines, offset) = (self.lines(), self.bytes().consumed());
-        let is_half = lines.is_some_and(|lines| lines.is_half()) && self.can_go_back();
+        let (lines, offset) = (self.lines(), self.bytes().map_or(0, Bytes::consumed));
+        let is_half = lines.is_some_and(|lines| lines.is_half()) && self.is_file();
         let line = lines.map_or(0, |lines| lines.number());
         (self.at.offset, self.at.line, self.at.is_half) = (offset, line, is_half);
         (self.at.rows, self.at.bad) = (self.rows, self.bad);
@@ -206,6 +272,11 @@ impl Source {
         if self.row.has_time {
             self.at.time.push_str(&self.row.time);
         }
+        let mut place = mem::take(&mut self.at.place);
+        if let Some(bytes) = self.bytes() {
+            place.go_to(bytes, self.lines().map_or(&[], |lines| lines.line()));
+        }
+        self.at.place = place;
     }
 
     /// Writes that the input was read up to `at`, for [`Saved::read`].
@@ -214,10 +285,10 @@ impl Source {
     ///
     /// What was read cannot be read again.
     pub fn save(&mut self, at: &Position, draft: &mut Draft) -> Result<()> {
-        let is_file = self.can_go_back();
-        let checksums = match is_file {
-            true => self.bytes_mut().checksums(at.offset).with_context(|| format!("input {}", self.name))?,
-            false => [0; 2],
+        let is_file = self.is_file();
+        let checksums = match self.bytes_mut().filter(|_| is_file).map(|bytes| bytes.checksums(at.offset)) {
+            Some(checksums) => checksums.with_context(|| format!("input {}", self.name))?,
+            None => [0; 2],
         };
         draft.text(self.format().to_possible_value().unwrap_or_default().get_name());
         draft.flag(is_file);
@@ -225,6 +296,9 @@ impl Source {
         draft.text(&at.time);
         draft.flag(at.is_half);
         checksums.into_iter().for_each(|checksum| draft.u32(checksum));
+        if !is_file {
+            at.place.save(draft);
+        }
         self.reading().save(draft);
         Ok(())
     }
@@ -239,7 +313,7 @@ impl Source {
         let (found, expected) = (self.format(), saved.format);
         ensure!(found == expected, "is read as {found:?}, the snapshot is of {expected:?}");
         self.reading().check(&saved.reading)?;
-        if self.can_go_back() && saved.at.offset > 0 {
+        if self.is_file() && saved.at.offset > 0 {
             let Position { offset, line, rows, .. } = saved.at;
             match &mut self.reader {
                 Reader::Csv(csv) => csv.lines.go_to(offset, line)?,
@@ -247,10 +321,15 @@ impl Source {
                 Reader::Npy(npy) => npy.go_to(offset, rows)?,
                 Reader::Text(lines) => lines.go_to(offset, line)?,
                 Reader::Bytes(bytes) => bytes.go_to(offset)?,
+                Reader::Link(_) => {}
             }
         }
         (self.rows, self.bad) = (saved.at.rows, saved.at.bad);
-        self.at = saved.at.clone();
+        let started = mem::replace(&mut self.at, saved.at.clone()).place;
+        if (&started.cursor, started.offset) != (&self.at.place.cursor, self.at.place.offset) {
+            // What the snapshot has read is not there any more: the stream goes on elsewhere.
+            self.at.place = started;
+        }
         Ok(())
     }
 
@@ -258,6 +337,7 @@ impl Source {
         match &self.reader {
             Reader::Csv(csv) => csv.reading(),
             Reader::Jsonl(jsonl) => jsonl.reading(),
+            Reader::Link(link) => Reading { channels: link.channels().to_vec(), ..Reading::default() },
             Reader::Npy(_) | Reader::Text(_) | Reader::Bytes(_) => Reading::default(),
         }
     }
@@ -269,6 +349,7 @@ impl Source {
             Reader::Npy(_) => Format::Npy,
             Reader::Text(_) => Format::Text,
             Reader::Bytes(_) => Format::Bytes,
+            Reader::Link(_) => Format::Frames,
         }
     }
 }

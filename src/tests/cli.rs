@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
 
 mod budget;
+mod link;
 mod models;
 mod policies;
 mod state;

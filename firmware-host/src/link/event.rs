@@ -95,6 +95,8 @@ pub struct Counters {
     pub dropped_by_board: u64,
     /// Samples that the queue had no room for; in `missing` too.
     pub queue_overflows: u64,
+    /// Reads of a sensor of this machine that failed; those that were tried again in time lost nothing.
+    pub sensor_errors: u64,
     /// Times that the port has come back.
     pub reconnects: u64,
     /// Times that the board has started over.

@@ -11,6 +11,7 @@ use super::inbox::Item;
 use super::shared::Shared;
 use super::talk::Talk;
 use crate::address::SerialAddress;
+use crate::redial::{back, redial};
 use crate::serial::{Got, Port};
 
 /// What the thread owns.
@@ -21,8 +22,6 @@ pub struct Reader {
     talk: Talk,
 }
 
-/// How long a port is waited for after it has gone: first and last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// How long what is still to go out is waited for at the end.
 const FAREWELL: Duration = Duration::from_millis(500);
 const READ_BYTES: usize = 16 << 10;
@@ -145,23 +144,14 @@ impl Reader {
     }
 
     /// Looks for the port until it is there again; nothing when the link closes before.
-    fn wait_for_port(&mut self) -> Option<Port> {
-        let gone = Instant::now();
-        let mut pause = BACKOFF.0;
-        let mut said = String::new();
-        loop {
-            if !self.pause(pause) {
-                return None;
-            }
-            match Port::open(&self.address) {
-                Ok(port) => {
-                    self.back(&port, gone.elapsed());
-                    return Some(port);
-                }
-                Err(error) => self.say_once(&mut said, error.to_string()),
-            }
-            pause = (pause * 2).min(BACKOFF.1);
-        }
+    fn wait_for_port(&self) -> Option<Port> {
+        let say = |what| self.push(Item::Notice(what));
+        let (port, after) = redial(&self.address, |pause| self.pause(pause), say)?;
+        // Predictions of the time without a port.
+        self.shared.outgoing().clear();
+        self.shared.incoming().tally.reconnects += 1;
+        self.push(Item::Back { notice: back(&port, after) });
+        Some(port)
     }
 
     /// Waits; no when the link closes meanwhile.
@@ -177,22 +167,9 @@ impl Reader {
         }
     }
 
-    fn back(&self, port: &Port, after: Duration) {
-        let mut incoming = self.shared.incoming();
-        incoming.tally.reconnects += 1;
-        incoming.inbox.push(Item::Back { path: port.path().to_owned(), after });
-        drop(incoming);
-        // Predictions of the time without a port.
-        self.shared.outgoing().clear();
+    fn push(&self, item: Item) {
+        self.shared.incoming().inbox.push(item);
         self.shared.unpark_owner();
-    }
-
-    fn say_once(&self, said: &mut String, what: String) {
-        if *said != what {
-            *said = what.clone();
-            self.shared.incoming().inbox.push(Item::Notice(what));
-            self.shared.unpark_owner();
-        }
     }
 
     fn end(&self, end: Result<(), LinkError>) {

@@ -15,7 +15,7 @@ use crate::record::{Record, RecordError};
 /// # Invariants
 ///
 /// - `frame[..length]` are the bytes since the last zero, when they fit and no record has been given since.
-/// - Without errors, bytes in are those of frames out: see [`Counts`].
+/// - `length` is 0 in a frame that is too long.
 pub struct Decoder<const N: usize = MAX_FRAME> {
     frame: [u8; N],
     length: usize,
@@ -84,7 +84,7 @@ impl<const N: usize> Decoder<N> {
         &self.counts
     }
 
-    /// Bytes of a frame that has begun: what is lost when no more come.
+    /// Bytes of a frame that has begun: what is lost when no more come; 0 of one that is too long already.
     pub fn pending(&self) -> usize {
         self.length
     }
@@ -170,7 +170,7 @@ impl fmt::Display for FrameError {
             FrameError::Crc { found, expected } => {
                 write!(f, "a frame's CRC is {found:08x}, that of its bytes {expected:08x}")
             }
-            FrameError::Oversized => write!(f, "a frame is too long, expected {MAX_FRAME} bytes at most"),
+            FrameError::Oversized => write!(f, "a frame is too long: {MAX_FRAME} bytes are the most of any"),
             FrameError::Record(error) => error.fmt(f),
         }
     }

@@ -4,16 +4,14 @@
 //! a zero byte. [`encode`] makes frames, [`Decoder`] takes any bytes in any pieces and gives records. The layouts are in
 //! `firmware-host/README.md`, with test vectors.
 //!
-//! Nothing here allocates, and without the feature `std` nothing needs more than `core`: firmware uses it as it is. Feature
+//! Nothing here allocates, and nothing needs more than `core`: firmware uses it as it is. Feature
 //! `std` makes the CRC faster with tables of 16 KiB in place of 1 KiB.
-#![cfg_attr(not(any(feature = "std", test)), no_std)]
+#![no_std]
 
 mod decode;
 mod fields;
 mod frame;
 mod record;
-#[cfg(test)]
-mod tests;
 
 pub use decode::{Counts, Decoder, FrameError};
 pub use frame::{EncodeError, encode};

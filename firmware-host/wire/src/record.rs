@@ -11,7 +11,7 @@ pub(crate) const HEADER_BYTES: usize = 16;
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Record<'a> {
-    /// The stream of the board that it is about; [`ALL_STREAMS`] in a command for all.
+    /// The stream of the board that it is about; [`ALL_STREAMS`] in a command for all, which a prediction cannot be.
     pub stream: u8,
     /// A number that differs from one start of the board to the next; 0 of a board that cannot tell, and of a host.
     pub boot: u8,
@@ -49,7 +49,7 @@ pub enum Body<'a> {
 /// What a stream is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Descriptor<'a> {
-    /// The stream's name, of at most 24 bytes.
+    /// The stream's name, of at most 24 bytes, without control characters.
     pub name: &'a str,
     /// Samples a second, as the board means to take them; finite, above 0.
     pub rate_hz: f32,
@@ -71,9 +71,9 @@ pub enum Channels<'a> {
 /// A channel of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Channel<'a> {
-    /// Its name, of at most 24 bytes.
+    /// Its name, of at most 24 bytes, without control characters.
     pub name: &'a str,
-    /// Its unit, of at most 8 bytes.
+    /// Its unit, of at most 8 bytes, without control characters.
     pub unit: &'a str,
     /// What a number of a sample is multiplied with to be in this unit; finite, not 0.
     pub scale: f32,
@@ -258,9 +258,8 @@ impl<'a> Record<'a> {
     }
 
     fn check(&self) -> Result<(), RecordError> {
-        let is_one = self.stream != ALL_STREAMS;
-        let is_from_board = matches!(self.body, Body::Descriptor(_) | Body::Samples(_) | Body::Status(_));
-        ensure(is_one || !is_from_board, Field::Stream)?;
+        let may_be_of_all = matches!(self.body, Body::Describe | Body::Start | Body::Stop | Body::Rate(_));
+        ensure(may_be_of_all || self.stream != ALL_STREAMS, Field::Stream)?;
         self.body.check()
     }
 }
@@ -571,15 +570,15 @@ fn is_rate(rate_hz: f32) -> bool {
 }
 
 fn is_text(text: &str, most: usize) -> bool {
-    text.len() <= most && !text.contains('\0')
+    text.len() <= most && !text.chars().any(char::is_control)
 }
 
-/// The text of a field, which is UTF-8 and then zeros.
+/// The text of a field, which is UTF-8 and then zeros. It has no control characters: it is shown on terminals.
 fn text(field: &[u8]) -> Option<&str> {
     let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
     let (text, rest) = field.split_at(end);
     let is_padded = rest.iter().all(|&byte| byte == 0);
-    core::str::from_utf8(text).ok().filter(|_| is_padded)
+    core::str::from_utf8(text).ok().filter(|text| is_padded && is_text(text, field.len()))
 }
 
 /// `text`, of `N` bytes at most, and then zeros.
@@ -615,9 +614,11 @@ impl Field {
             Field::Span => "a single sample spans a time, expected 0",
             Field::Rate => "a rate is not a number of Hz above 0",
             Field::Scale => "a channel's scale is 0 or not finite",
-            Field::Text => "a name or a unit is not UTF-8 with zeros behind it, or too long",
+            Field::Text => {
+                "a name or a unit is not UTF-8 with zeros behind it, or has control characters, or too many bytes"
+            }
             Field::State => "a stream's state is not known",
-            Field::Stream => "a record of a board is of all streams, expected one",
+            Field::Stream => "a record that only one stream can have is of all",
             Field::Values => "a prediction has too many values, expected 255 at most",
         }
     }

@@ -101,7 +101,7 @@ pub(super) fn of_version(version: u8, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_whole_file_of_another_version_says_so() {
     let error = Snapshot::parse(&of_version(9, &snapshot())).unwrap_err();
-    assert!(matches!(error, SnapshotError::Version { found: 9, expected: 1 }), "{error}");
+    assert!(matches!(error, SnapshotError::Version { found: 9, expected: VERSION }), "{error}");
 }
 
 #[test]

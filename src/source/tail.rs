@@ -1,0 +1,408 @@
+//! `tail://PATH`: the lines that are written to a file, through rotation and truncation.
+//!
+//! The path is looked at every [`POLL`]. A file that is renamed is read to its end, and until its writer has been silent for
+//! [`GRACE`], before the next; one that is cut short (`copytruncate`) is read on in its copy, if that is found, and then from
+//! its beginning. Files are told apart by device and inode, and one of the same inode by the bytes before the place where
+//! reading goes on.
+//!
+//! | bound | |
+//! |---|---|
+//! | a line | [`LINE_MAX`] bytes; longer ones are dropped and counted |
+//! | files held open | twice [`FILES_MAX`]; those behind them are found in the folder later |
+//! | rotations unseen between two looks | as many as the folder keeps as `PATH.1`, `PATH-20260131` or the like, not compressed |
+
+mod folder;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::assembler::Assembler;
+use super::bytes::{CHUNK, LINE_MAX, POLL};
+use super::live::{Came, Mark, Origin};
+use super::saved::Place;
+use super::tell::Teller;
+use super::uri::Uri;
+use folder::Folder;
+
+/// What a cursor of a file begins with.
+const SCHEME: &str = "tail";
+/// How long the writer of a renamed file is silent before the next file's turn.
+const GRACE: Duration = Duration::from_secs(1);
+/// Files that are held open.
+const FILES_MAX: usize = 16;
+/// Bytes before the place where reading goes on by which a file is known again.
+const WINDOW: u64 = 256;
+/// Pieces without a line that are read at a time.
+const PIECES: usize = 64;
+
+/// A file's lines, as they are written.
+pub struct Tail {
+    folder: Folder,
+    teller: Teller,
+    /// The file that is read, and those behind it, oldest first.
+    files: VecDeque<Open>,
+    assembler: Assembler,
+    /// A line that goes before all others: the header of the file that is read on in.
+    header: Vec<u8>,
+    /// When the path was looked at.
+    looked: Option<Instant>,
+    /// Whether the file is gone, and that is told.
+    is_gone: bool,
+    /// What was read of a file and its window.
+    buffer: Vec<u8>,
+    /// Since when nothing has come of the first file.
+    quiet: Option<Instant>,
+}
+
+/// Which file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id {
+    device: u64,
+    inode: u64,
+}
+
+impl Id {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    fn cursor(self) -> String {
+        format!("{SCHEME}:{}:{}", self.device, self.inode)
+    }
+
+    /// What [`Id::cursor`] has written.
+    fn parse(cursor: &str) -> Option<Self> {
+        let (device, inode) = cursor.strip_prefix(SCHEME)?.strip_prefix(':')?.split_once(':')?;
+        Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })
+    }
+}
+
+/// The cursor of a file that is not there yet.
+fn nothing() -> String {
+    format!("{SCHEME}:")
+}
+
+/// A file that is read.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    id: Id,
+    cursor: String,
+    /// The byte that is next.
+    at: u64,
+    /// The bytes before it, [`WINDOW`] at most.
+    window: Vec<u8>,
+    /// When it had been changed when it was read: a copy of it is no older.
+    changed: (i64, i64),
+    /// Whether nobody writes to it.
+    is_done: bool,
+}
+
+/// What was found of a file.
+enum Piece {
+    /// Bytes behind its window, in the buffer.
+    Bytes,
+    /// None yet.
+    Nothing,
+    /// It does not have what was read of it any more.
+    CutShort,
+}
+
+impl Open {
+    fn new(file: File, at: u64) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let (id, changed) = (Id::of(&metadata), changed(&metadata));
+        let length = at.min(WINDOW);
+        let mut window = vec![0; length as usize];
+        file.read_exact_at(&mut window, at - length)?;
+        Ok(Self { file, id, cursor: id.cursor(), at, window, changed, is_done: false })
+    }
+
+    /// Reads what is behind the window into `buffer`, which is left at the bytes behind it.
+    fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Piece> {
+        let window = self.window.len();
+        buffer.resize(window + CHUNK, 0);
+        let read = self.file.read_at(buffer, self.at - window as u64)?;
+        buffer.truncate(read);
+        Ok(match read.checked_sub(window) {
+            Some(0) if *buffer == self.window => Piece::Nothing,
+            Some(_) if buffer.starts_with(&self.window) => Piece::Bytes,
+            _ => Piece::CutShort,
+        })
+    }
+
+    /// Goes on behind bytes that were taken.
+    fn advance(&mut self, taken: &[u8]) {
+        self.at += taken.len() as u64;
+        self.window.extend_from_slice(&taken[taken.len().saturating_sub(WINDOW as usize)..]);
+        let more = self.window.len().saturating_sub(WINDOW as usize);
+        self.window.drain(..more);
+    }
+}
+
+/// When a file was last written to.
+fn changed(metadata: &Metadata) -> (i64, i64) {
+    (metadata.mtime(), metadata.mtime_nsec())
+}
+
+impl Tail {
+    /// Follows the file of `uri` from its end, from its start, or from where a snapshot stands; and where that is.
+    ///
+    /// `is_header` says whether a first line is a header, which goes before what is read behind it.
+    ///
+    /// # Errors
+    ///
+    /// The URI is none of a file to follow; the file is a directory or a stream, or cannot be read. One that is not there
+    /// is waited for.
+    pub fn open(
+        mut uri: Uri,
+        saved: Option<&Place>,
+        is_header: impl Fn(&[u8]) -> bool,
+        teller: Teller,
+    ) -> Result<(Self, Mark)> {
+        let path = path(&uri)?;
+        let from_start = uri.choose("from", &[("start", true), ("end", false)])?.unwrap_or(false);
+        uri.end()?;
+        let mut tail = Self {
+            folder: Folder::of(path),
+            teller,
+            files: VecDeque::new(),
+            assembler: Assembler::new(LINE_MAX),
+            header: Vec::new(),
+            looked: None,
+            is_gone: false,
+            buffer: Vec::new(),
+            quiet: None,
+        };
+        match saved.filter(|place| !place.cursor.is_empty()) {
+            Some(place) => tail.resume(place)?,
+            None => tail.begin(from_start)?,
+        }
+        let Some(open) = tail.files.front() else {
+            return Ok((tail, Mark { cursor: nothing(), offset: Some(0) }));
+        };
+        if open.at > 0 {
+            tail.header = first_line(&open.file)?.filter(|line| is_header(line)).unwrap_or_default();
+        }
+        let mark = Mark { cursor: open.cursor.clone(), offset: Some(open.at - tail.assembler.pending()) };
+        Ok((tail, mark))
+    }
+
+    /// Begins with the file as it is.
+    fn begin(&mut self, from_start: bool) -> Result<()> {
+        let Some(file) = self.folder.open()? else { return Ok(()) };
+        let length = file.metadata()?.len();
+        let at = if from_start { 0 } else { line_start(&file, length)? };
+        if at == length && length > 0 && !ends_a_line(&file, length)? {
+            // A line that is too long already.
+            self.assembler.skip_line();
+        }
+        self.files.push_back(Open::new(file, at)?);
+        Ok(())
+    }
+
+    /// Goes on where a snapshot stands.
+    fn resume(&mut self, place: &Place) -> Result<()> {
+        if place.cursor == nothing() {
+            return self.begin(true);
+        }
+        let Some(id) = Id::parse(&place.cursor) else {
+            bail!("the snapshot is of another input, {:?}, expected a file that is followed", place.cursor);
+        };
+        match self.folder.find(id, place) {
+            Some((file, is_done)) => {
+                let open = Open::new(file, place.offset)?;
+                self.files.push_back(Open { is_done, ..open });
+                Ok(())
+            }
+            None => {
+                self.teller.tell(format_args!(
+                    "what the snapshot has read up to byte {} is in no file any more: goes on with the start of {}",
+                    place.offset,
+                    self.folder.path().display()
+                ));
+                self.begin(true)
+            }
+        }
+    }
+
+    /// Looks whether the path names another file by now, and takes it in, and those between.
+    fn look(&mut self) -> io::Result<()> {
+        if self.looked.is_some_and(|looked| looked.elapsed() < POLL) || self.files.len() >= FILES_MAX {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        let metadata = match fs::metadata(self.folder.path()) {
+            Ok(metadata) => metadata,
+            Err(error) => return self.gone(error),
+        };
+        self.is_gone = false;
+        let is_known = |files: &VecDeque<Open>, id: Id| files.iter().any(|open| open.id == id);
+        if is_known(&self.files, Id::of(&metadata)) {
+            return Ok(());
+        }
+        let last =
+            self.files.back().map(|open| Ok::<_, io::Error>((open.id, changed(&open.file.metadata()?))));
+        let behind = self.folder.behind(last.transpose()?)?;
+        for file in behind {
+            let open = Open::new(file, 0)?;
+            if !is_known(&self.files, open.id) && self.files.len() < FILES_MAX {
+                self.files.push_back(open);
+            }
+        }
+        Ok(())
+    }
+
+    /// What cannot be found may come back.
+    fn gone(&mut self, error: io::Error) -> io::Result<()> {
+        if !self.is_gone {
+            self.is_gone = true;
+            self.teller.tell(format_args!("waits for the file: {error}"));
+        }
+        Ok(())
+    }
+
+    /// Goes on in the copy of the first file, which has been cut short, and then from its start.
+    fn cut_short(&mut self) -> io::Result<()> {
+        let Some(open) = self.files.front_mut() else { return Ok(()) };
+        let copy = self.folder.copy(open.id, open.at, &open.window, open.changed);
+        let (at, window) = (std::mem::take(&mut open.at), std::mem::take(&mut open.window));
+        let copy = copy.and_then(|file| Open::new(file, at).ok()).filter(|copy| copy.window == window);
+        let Some(copy) = copy else {
+            self.lose_the_rest(at);
+            return Ok(());
+        };
+        // It may have been cut short more than once.
+        let behind = self.folder.behind(Some((copy.id, copy.changed)))?;
+        let behind = behind.into_iter().map(|file| Open::new(file, 0)).collect::<io::Result<Vec<_>>>()?;
+        let is_new = |open: &Open| self.files.iter().all(|known| known.id != open.id);
+        let new: Vec<Open> = behind.into_iter().filter(is_new).take(FILES_MAX).collect();
+        for open in new.into_iter().rev().chain([copy]) {
+            self.files.push_front(Open { is_done: true, ..open });
+        }
+        Ok(())
+    }
+
+    fn lose_the_rest(&mut self, at: u64) {
+        self.assembler.cut();
+        self.teller.count(&mut self.assembler);
+        self.teller.tell(format_args!(
+            "was cut short behind byte {at}, of which no copy is found: goes on with its start"
+        ));
+    }
+
+    /// Whether the first file will bring nothing more, and there is one behind it.
+    fn is_over(&mut self) -> bool {
+        let quiet = self.quiet.get_or_insert_with(Instant::now);
+        match self.files.len() {
+            0 | 1 => false,
+            // Somebody may still write to a file that was renamed just now.
+            2 => self.files[0].is_done || quiet.elapsed() >= GRACE,
+            _ => true,
+        }
+    }
+
+    /// Leaves the first file.
+    fn next_file(&mut self) {
+        self.assembler.cut();
+        self.teller.count(&mut self.assembler);
+        self.files.pop_front();
+        self.quiet = None;
+    }
+
+    /// Reads a piece of the first file; whether it is worth to ask again at once.
+    fn read_piece(&mut self, chunk: &mut Vec<u8>) -> io::Result<bool> {
+        let Some(open) = self.files.front_mut() else { return Ok(false) };
+        // Before it is read: whatever is copied of it is copied later.
+        let changed = changed(&open.file.metadata()?);
+        match open.read(&mut self.buffer)? {
+            Piece::Bytes => {
+                self.quiet = None;
+                open.changed = changed;
+                let bytes = &self.buffer[open.window.len()..];
+                let taken = self.assembler.push(bytes, chunk);
+                open.advance(&bytes[..taken]);
+                self.teller.count(&mut self.assembler);
+            }
+            Piece::CutShort => self.cut_short()?,
+            Piece::Nothing if self.is_over() => self.next_file(),
+            Piece::Nothing => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+impl Origin for Tail {
+    fn read(&mut self, chunk: &mut Vec<u8>) -> io::Result<Came> {
+        if !self.header.is_empty() {
+            chunk.append(&mut self.header);
+            return Ok(Came::Chunk(None));
+        }
+        for _ in 0..PIECES {
+            self.look()?;
+            let goes_on = self.read_piece(chunk)?;
+            if !chunk.is_empty() {
+                let open = &self.files[0];
+                let offset = Some(open.at - self.assembler.pending());
+                return Ok(Came::Chunk(Some(Mark { cursor: open.cursor.clone(), offset })));
+            }
+            if !goes_on {
+                thread::sleep(POLL);
+                return Ok(Came::Nothing);
+            }
+        }
+        Ok(Came::Nothing)
+    }
+}
+
+/// The path of a URI.
+pub fn path(uri: &Uri) -> Result<PathBuf> {
+    Ok(PathBuf::from(uri.what("PATH")?))
+}
+
+/// Where the line begins that the first `length` bytes of a file end in; their end where it is too long.
+fn line_start(file: &File, length: u64) -> io::Result<u64> {
+    let last = length.min(LINE_MAX as u64);
+    let mut bytes = vec![0; last as usize];
+    file.read_exact_at(&mut bytes, length - last)?;
+    let ends = bytes.iter().rposition(|&byte| byte == b'\n');
+    Ok(match ends {
+        Some(end) => length - (bytes.len() - 1 - end) as u64,
+        None if bytes.len() < LINE_MAX => 0,
+        None => length,
+    })
+}
+
+fn ends_a_line(file: &File, length: u64) -> io::Result<bool> {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, length - 1)?;
+    Ok(byte == *b"\n")
+}
+
+/// The first line of a file, with its end; none where it is too long or has none.
+fn first_line(file: &File) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = vec![0; CHUNK];
+    let read = file.read_at(&mut bytes, 0)?;
+    let end = bytes[..read].iter().position(|&byte| byte == b'\n');
+    Ok(end.map(|end| bytes[..=end].to_vec()))
+}
+
+/// A file to follow; none where there is none.
+fn open_file(path: &Path) -> Result<Option<File>> {
+    let metadata = match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        metadata => metadata?,
+    };
+    ensure!(!metadata.is_dir(), "is a directory, expected a file");
+    ensure!(metadata.is_file(), "is no file, which alone can be followed: give its path as it is");
+    File::open(path).map(Some).context("cannot be read")
+}

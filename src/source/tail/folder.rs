@@ -1,0 +1,145 @@
+//! The folder of a file that is followed: where the file goes when it is rotated.
+
+use std::cmp::Reverse;
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, File, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::super::bytes::LINE_MAX;
+use super::super::saved::Place;
+use super::{Id, changed, open_file};
+
+/// Entries of a folder that are looked at.
+const ENTRIES: usize = 10_000;
+
+/// A file's path, and the files beside it.
+pub struct Folder {
+    path: PathBuf,
+}
+
+/// A file beside it that was it once.
+struct Rotated {
+    path: PathBuf,
+    metadata: Metadata,
+    /// N of `PATH.N`, which grows with age.
+    number: Option<u32>,
+}
+
+impl Folder {
+    pub fn of(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file at the path; none where there is none.
+    pub fn open(&self) -> Result<Option<File>> {
+        open_file(&self.path)
+    }
+
+    /// The files behind the one of that identity and age, oldest first; the last is at the path.
+    pub fn behind(&self, last: Option<(Id, (i64, i64))>) -> io::Result<Vec<File>> {
+        let mut behind = last.map_or_else(Vec::new, |(id, age)| self.rotated_behind(id, age));
+        // What goes between listing and opening is newer than what is left: it is found under its next name, or lost.
+        let mut files: Vec<File> =
+            behind.drain(..).filter_map(|rotated| File::open(rotated.path).ok()).collect();
+        match File::open(&self.path) {
+            Ok(file) => files.push(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(files)
+    }
+
+    fn rotated_behind(&self, id: Id, age: (i64, i64)) -> Vec<Rotated> {
+        let mut rotated: Vec<Rotated> = self.rotated().collect();
+        let own = rotated.iter().find(|rotated| Id::of(&rotated.metadata) == id).map(|own| own.number);
+        rotated.retain(|rotated| match (own, rotated.number) {
+            _ if Id::of(&rotated.metadata) == id => false,
+            (Some(Some(own)), Some(number)) => number < own,
+            _ => changed(&rotated.metadata) > age,
+        });
+        rotated.sort_by_key(|rotated| (Reverse(rotated.number), changed(&rotated.metadata)));
+        rotated
+    }
+
+    /// The file of which a snapshot has read up to a place, and whether nobody writes to it: by its inode, where it has
+    /// the last line that was read; else a copy that has.
+    pub fn find(&self, id: Id, place: &Place) -> Option<(File, bool)> {
+        let is_it = |path: &Path| {
+            let file = File::open(path).ok()?;
+            has_line(&file, place).then_some(file)
+        };
+        let is_same = |path: &Path| fs::metadata(path).is_ok_and(|metadata| Id::of(&metadata) == id);
+        if is_same(&self.path)
+            && let Some(file) = is_it(&self.path)
+        {
+            return Some((file, false));
+        }
+        let others = self.entries().map(|entry| entry.path()).filter(|path| *path != self.path);
+        if let Some(file) = others.filter(|path| is_same(path)).find_map(|path| is_it(&path)) {
+            return Some((file, false));
+        }
+        // Without a line there is nothing to know a copy by.
+        let mut copies: Vec<Rotated> = self.rotated().filter(|_| place.last[0] > 0).collect();
+        copies.sort_by_key(|copy| Reverse(changed(&copy.metadata)));
+        copies.iter().find_map(|copy| is_it(&copy.path)).map(|file| (file, true))
+    }
+
+    /// The copy of the file of that identity, no older than it, which has `window` before byte `at`.
+    pub fn copy(&self, id: Id, at: u64, window: &[u8], age: (i64, i64)) -> Option<File> {
+        let is_copy =
+            |rotated: &Rotated| Id::of(&rotated.metadata) != id && changed(&rotated.metadata) >= age;
+        let mut copies: Vec<Rotated> = self.rotated().filter(is_copy).collect();
+        copies.sort_by_key(|copy| Reverse(changed(&copy.metadata)));
+        copies.iter().find_map(|copy| {
+            let file = File::open(&copy.path).ok()?;
+            let mut found = vec![0; window.len()];
+            file.read_exact_at(&mut found, at - window.len() as u64).ok()?;
+            (found == window).then_some(file)
+        })
+    }
+
+    /// Files whose names are the path's with digits behind, of a number or a date.
+    fn rotated(&self) -> impl Iterator<Item = Rotated> {
+        self.entries().filter_map(|entry| {
+            let name = entry.file_name();
+            let suffix = name.as_bytes().strip_prefix(self.name().as_bytes())?;
+            let is_suffix = matches!(suffix.first(), Some(b'.' | b'-' | b'_'))
+                && suffix.iter().any(u8::is_ascii_digit)
+                && suffix.iter().all(|&byte| byte.is_ascii_digit() || b".-_T:Z+".contains(&byte));
+            let metadata = entry.path().metadata().ok().filter(|_| is_suffix)?;
+            let number =
+                suffix.strip_prefix(b".").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            metadata.is_file().then(|| Rotated { path: entry.path(), metadata, number })
+        })
+    }
+
+    fn entries(&self) -> impl Iterator<Item = DirEntry> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).into_iter().flatten();
+        entries.flatten().take(ENTRIES)
+    }
+
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+}
+
+/// Whether a file has the last line that was read of it, before the place where reading goes on.
+fn has_line(file: &File, place: &Place) -> bool {
+    let [length, checksum] = place.last;
+    let Some(start) = place.offset.checked_sub(length.into()) else { return false };
+    if length as usize > LINE_MAX || file.metadata().map_or(0, |metadata| metadata.len()) < place.offset {
+        return false;
+    }
+    let mut line = vec![0; length as usize];
+    file.read_exact_at(&mut line, start).is_ok() && crc32fast::hash(&line) == checksum
+}

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jiff::{Timestamp, tz::TimeZone};
-use mcedge_firmware_host::Counters;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
@@ -13,7 +12,7 @@ use ratatui::widgets::{Block, Paragraph};
 use ratatui::{DefaultTerminal, Frame};
 
 use super::Wish;
-use super::view::{Channel, View};
+use super::view::{Channel, Count, Section, View};
 
 /// From one picture to the next.
 const PICTURE: Duration = Duration::from_millis(100);
@@ -107,9 +106,11 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
         false => frame.render_widget(losses(view), counts),
     }
     draw_notices(frame, notices, view);
-    let toggle = if view.is_stopped { " start the board" } else { " stop the board" };
-    let help = Line::from(vec![" s".bold(), toggle.into(), "   q".bold(), " quit".into()]);
-    frame.render_widget(help.dim(), keys);
+    let toggle = if view.is_stopped { " start the board  " } else { " stop the board  " };
+    // Text has no commands.
+    let toggle = if view.has_spoken { vec![" s".bold(), toggle.into()] } else { Vec::new() };
+    let help = toggle.into_iter().chain([" q".bold(), " quit".into()]);
+    frame.render_widget(help.collect::<Line<'_>>().dim(), keys);
 }
 
 fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -133,7 +134,13 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
 
 fn draw_channels(frame: &mut Frame<'_>, area: Rect, view: &View, bar_rows: usize) {
     let measured = view.measured_hz.map_or("-".into(), |rate_hz| format!("{rate_hz:.2}"));
-    let title = format!(" {}: {} Hz nominal, {measured} Hz measured ", view.name, view.nominal_hz);
+    let title = match view.has_spoken {
+        true => format!(" {}: {} Hz nominal, {measured} Hz measured ", view.name, view.nominal_hz),
+        false if view.nominal_hz > 0.0 => {
+            format!(" lines of text, about {} Hz ", three_digits(view.nominal_hz))
+        }
+        false => " lines of text ".into(),
+    };
     let block = Block::bordered().title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
@@ -198,8 +205,9 @@ impl Columns {
         if self.range > 0 {
             line += &format!(" {:>NUMBER$} {:>NUMBER$}", "min", "max");
         }
-        let past_s = self.spark as f64 * view.point_s();
-        line += &fit(&format!("  last {} s", three_digits(past_s)), self.spark + 2);
+        let past =
+            view.point_s().map(|point_s| format!("  last {} s", three_digits(self.spark as f64 * point_s)));
+        line += &fit(&past.unwrap_or_default(), self.spark + 2);
         Line::from(line)
     }
 
@@ -245,76 +253,43 @@ fn bars(channel: &Channel, width: usize, rows: usize) -> Vec<String> {
     (0..rows).map(|row| past.clone().map(|point| bar(row, point)).collect()).collect()
 }
 
-/// What was lost and how; none of it is all 0.
+/// What was counted, and the clock.
 fn counters(view: &View) -> Vec<Line<'static>> {
-    let counters = &view.counters;
-    let bad = &counters.bad_frames;
-    let count = |name: &str, count: u64, is_bad: bool| {
-        let style = if is_bad && count > 0 { Style::new().fg(Color::Red).bold() } else { Style::new() };
-        [Span::raw(format!("  {name} ")).dim(), Span::styled(grouped(count), style)]
+    let value = |name: &str, value: String, style: Style| {
+        [Span::raw(format!("  {name} ")).dim(), Span::styled(value, style)]
     };
-    let line = |name: &str, counts: Vec<[Span<'static>; 2]>| {
+    let line = |name: &str, values: Vec<[Span<'static>; 2]>| {
         let mut spans = vec![Span::raw(format!(" {name:<8}")).bold()];
-        spans.extend(counts.into_iter().flatten());
+        spans.extend(values.into_iter().flatten());
         Line::from(spans)
     };
-    let clock = &view.clock;
-    let mut lines = vec![
-        line(
-            "samples",
-            vec![
-                count("used", counters.samples, false),
-                count("missing", counters.missing, true),
-                count("duplicate", counters.duplicates, true),
-                count("late", counters.late, true),
-            ],
-        ),
-        line(
-            "frames",
-            vec![
-                count("good", counters.frames, false),
-                count("CRC", bad.crc, true),
-                count("stuffing", bad.stuffing, true),
-                count("oversized", bad.oversized, true),
-                count("record", bad.record, true),
-                count("cut", bad.cut, true),
-            ],
-        ),
-        line(
-            "dropped",
-            vec![
-                count("by our queue", counters.queue_overflows, true),
-                count("by the board", counters.dropped_by_board, true),
-            ],
-        ),
-        line(
-            "board",
-            vec![count("reconnects", counters.reconnects, true), count("restarts", counters.restarts, true)],
-        ),
-    ];
-    let zero = match clock.samples {
-        0 => "-".into(),
-        _ => time_of_day(clock.offset_us),
+    let count = |count: &Count| {
+        let is_loss = count.is_bad && count.count > 0;
+        let style = if is_loss { Style::new().fg(Color::Red).bold() } else { Style::new() };
+        value(count.name, grouped(count.count), style)
     };
-    let value = |name: &str, value: String| [Span::raw(format!("  {name} ")).dim(), Span::raw(value)];
-    lines.push(line(
-        "clock",
-        vec![
-            value("drift", format!("{:+.1} ppm", clock.drift_ppm)),
-            value("jitter", format!("{} ms", three_digits(clock.jitter_us / 1e3))),
-            value("its 0 is", zero),
-        ],
-    ));
+    let section = |section: &Section| line(section.name, section.counts.iter().map(count).collect());
+    let mut lines: Vec<Line<'static>> = view.sections.iter().map(section).collect();
+    if let Some(clock) = &view.clock {
+        let plain = Style::new();
+        let zero = if clock.samples == 0 { "-".into() } else { time_of_day(clock.offset_us) };
+        let jitter = format!("{} ms", three_digits(clock.jitter_us / 1e3));
+        let drift = value("drift", format!("{:+.1} ppm", clock.drift_ppm), plain);
+        lines
+            .push(line("clock", vec![drift, value("jitter", jitter, plain), value("its 0 is", zero, plain)]));
+    }
     lines
 }
 
 /// What was lost, in a line.
 fn losses(view: &View) -> Line<'static> {
-    let Counters { missing, bad_frames, .. } = &view.counters;
-    let bad = bad_frames.sum();
-    let style = if *missing + bad > 0 { Style::new().fg(Color::Red).bold() } else { Style::new() };
-    let losses = format!(" missing {}  bad frames {}", grouped(*missing), grouped(bad));
-    Line::from(vec![Span::styled(losses, style), format!("  {:+.0} ppm", view.clock.drift_ppm).into()])
+    let style = match view.missing + view.bad {
+        0 => Style::new(),
+        _ => Style::new().fg(Color::Red).bold(),
+    };
+    let losses = format!(" missing {}  bad {}", grouped(view.missing), grouped(view.bad));
+    let drift = view.clock.map_or(String::new(), |clock| format!("  {:+.0} ppm", clock.drift_ppm));
+    Line::from(vec![Span::styled(losses, style), drift.into()])
 }
 
 fn draw_notices(frame: &mut Frame<'_>, area: Rect, view: &View) {

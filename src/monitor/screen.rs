@@ -12,12 +12,14 @@ use ratatui::widgets::{Block, Paragraph};
 use ratatui::{DefaultTerminal, Frame};
 
 use super::Wish;
-use super::view::{Channel, View};
+use super::view::{Channel, Count, Section, View};
 
 /// From one picture to the next.
 const PICTURE: Duration = Duration::from_millis(100);
 /// Columns of a number.
 const NUMBER: usize = 9;
+/// Columns that all counters take.
+const ROOMY: u16 = 80;
 /// Rows of notices that a tall screen keeps free.
 const NOTICES: u16 = 8;
 /// The most rows of a channel's past.
@@ -75,17 +77,16 @@ fn wish(key: KeyEvent) -> Option<Wish> {
     }
 }
 
-/// All of the view, as much as there is room for: channels first, then counters, then notices.
+/// All of the view, as much as there is room for: channels first, then what was lost, then notices.
 pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let area = frame.area();
-    let counters = counters(view, area.width);
-    let counters_rows = counters.len() as u16 + 2;
-    // Channels are what it is for: they may take all but the title and the counters; and where there is more room than
-    // for some notices, a channel's past has several rows.
-    let has_counters = area.height >= counters_rows + 6;
-    let counters_rows = if has_counters { counters_rows } else { 0 };
-    let room = area.height.saturating_sub(2 + counters_rows);
+    let counters = counters(view);
+    // Where there is no room for all, channels are what it is for; what was lost is then one line.
+    let all_rows = counters.len() as u16 + 2;
     let count = view.channels.len().max(1) as u16;
+    let is_roomy = area.width >= ROOMY && area.height >= count.saturating_add(all_rows + 5);
+    let counters_rows = if is_roomy { all_rows } else { 1 };
+    let room = area.height.saturating_sub(2 + counters_rows);
     let bar_rows = (room.saturating_sub(NOTICES + 3) / count).clamp(1, BAR_ROWS);
     let channels_rows = count.saturating_mul(bar_rows).saturating_add(3).min(room);
     let [title, channels, counts, notices, keys] = Layout::vertical([
@@ -98,13 +99,18 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     .areas(area);
     draw_title(frame, title, view);
     draw_channels(frame, channels, view, bar_rows.into());
-    if has_counters {
-        frame.render_widget(Paragraph::new(counters).block(Block::bordered().title(" link ")), counts);
+    match is_roomy {
+        true => {
+            frame.render_widget(Paragraph::new(counters).block(Block::bordered().title(" link ")), counts)
+        }
+        false => frame.render_widget(losses(view), counts),
     }
     draw_notices(frame, notices, view);
-    let toggle = if view.is_stopped { " start the board" } else { " stop the board" };
-    let help = Line::from(vec![" s".bold(), toggle.into(), "   q".bold(), " quit".into()]);
-    frame.render_widget(help.dim(), keys);
+    let toggle = if view.is_stopped { " start the board  " } else { " stop the board  " };
+    // Text has no commands.
+    let toggle = if view.has_spoken { vec![" s".bold(), toggle.into()] } else { Vec::new() };
+    let help = toggle.into_iter().chain([" q".bold(), " quit".into()]);
+    frame.render_widget(help.collect::<Line<'_>>().dim(), keys);
 }
 
 fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -115,8 +121,10 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
         _ => Color::Red,
     };
     let time = clock_time(view.elapsed);
-    let state =
-        Line::from(vec![Span::styled(state, Style::new().fg(colour).bold()), format!("  {time} ").into()]);
+    let state = Line::from(vec![
+        Span::styled(format!(" {state}"), Style::new().fg(colour).bold()),
+        format!("  {time} ").into(),
+    ]);
     let width = (state.width() as u16).min(area.width);
     let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(width)]).areas(area);
     let title = Line::from(vec![" mcedge monitor ".bold(), view.uri.clone().into()]);
@@ -126,7 +134,13 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
 
 fn draw_channels(frame: &mut Frame<'_>, area: Rect, view: &View, bar_rows: usize) {
     let measured = view.measured_hz.map_or("-".into(), |rate_hz| format!("{rate_hz:.2}"));
-    let title = format!(" {}: {} Hz nominal, {measured} Hz measured ", view.name, view.nominal_hz);
+    let title = match view.has_spoken {
+        true => format!(" {}: {} Hz nominal, {measured} Hz measured ", view.name, view.nominal_hz),
+        false if view.nominal_hz > 0.0 => {
+            format!(" lines of text, about {} Hz ", three_digits(view.nominal_hz))
+        }
+        false => " lines of text ".into(),
+    };
     let block = Block::bordered().title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
@@ -191,8 +205,9 @@ impl Columns {
         if self.range > 0 {
             line += &format!(" {:>NUMBER$} {:>NUMBER$}", "min", "max");
         }
-        let past_s = self.spark as f64 * view.point_s();
-        line += &fit(&format!("  last {} s", three_digits(past_s)), self.spark + 2);
+        let past =
+            view.point_s().map(|point_s| format!("  last {} s", three_digits(self.spark as f64 * point_s)));
+        line += &fit(&past.unwrap_or_default(), self.spark + 2);
         Line::from(line)
     }
 
@@ -238,70 +253,43 @@ fn bars(channel: &Channel, width: usize, rows: usize) -> Vec<String> {
     (0..rows).map(|row| past.clone().map(|point| bar(row, point)).collect()).collect()
 }
 
-/// What was lost and how; none of it is all 0.
-fn counters(view: &View, width: u16) -> Vec<Line<'static>> {
-    let counters = &view.counters;
-    let bad = &counters.bad_frames;
-    let count = |name: &str, count: u64, is_bad: bool| {
-        let style = if is_bad && count > 0 { Style::new().fg(Color::Red).bold() } else { Style::new() };
-        [Span::raw(format!("  {name} ")).dim(), Span::styled(grouped(count), style)]
+/// What was counted, and the clock.
+fn counters(view: &View) -> Vec<Line<'static>> {
+    let value = |name: &str, value: String, style: Style| {
+        [Span::raw(format!("  {name} ")).dim(), Span::styled(value, style)]
     };
-    let line = |name: &str, counts: Vec<[Span<'static>; 2]>| {
+    let line = |name: &str, values: Vec<[Span<'static>; 2]>| {
         let mut spans = vec![Span::raw(format!(" {name:<8}")).bold()];
-        spans.extend(counts.into_iter().flatten());
+        spans.extend(values.into_iter().flatten());
         Line::from(spans)
     };
-    let clock = &view.clock;
-    let mut lines = vec![
-        line(
-            "samples",
-            vec![
-                count("used", counters.samples, false),
-                count("missing", counters.missing, true),
-                count("duplicate", counters.duplicates, true),
-                count("late", counters.late, true),
-            ],
-        ),
-        line(
-            "frames",
-            vec![
-                count("good", counters.frames, false),
-                count("CRC", bad.crc, true),
-                count("stuffing", bad.stuffing, true),
-                count("oversized", bad.oversized, true),
-                count("record", bad.record, true),
-                count("cut", bad.cut, true),
-            ],
-        ),
-        line(
-            "dropped",
-            vec![
-                count("by our queue", counters.queue_overflows, true),
-                count("by the board", counters.dropped_by_board, true),
-            ],
-        ),
-        line(
-            "board",
-            vec![count("reconnects", counters.reconnects, true), count("restarts", counters.restarts, true)],
-        ),
-    ];
-    let zero = match clock.samples {
-        0 => "-".into(),
-        _ => time_of_day(clock.offset_us),
+    let count = |count: &Count| {
+        let is_loss = count.is_bad && count.count > 0;
+        let style = if is_loss { Style::new().fg(Color::Red).bold() } else { Style::new() };
+        value(count.name, grouped(count.count), style)
     };
-    let value = |name: &str, value: String| [Span::raw(format!("  {name} ")).dim(), Span::raw(value)];
-    lines.push(line(
-        "clock",
-        vec![
-            value("drift", format!("{:+.1} ppm", clock.drift_ppm)),
-            value("jitter", format!("{} ms", three_digits(clock.jitter_us / 1e3))),
-            value("its 0 is", zero),
-        ],
-    ));
-    if width < 40 {
-        lines.truncate(2);
+    let section = |section: &Section| line(section.name, section.counts.iter().map(count).collect());
+    let mut lines: Vec<Line<'static>> = view.sections.iter().map(section).collect();
+    if let Some(clock) = &view.clock {
+        let plain = Style::new();
+        let zero = if clock.samples == 0 { "-".into() } else { time_of_day(clock.offset_us) };
+        let jitter = format!("{} ms", three_digits(clock.jitter_us / 1e3));
+        let drift = value("drift", format!("{:+.1} ppm", clock.drift_ppm), plain);
+        lines
+            .push(line("clock", vec![drift, value("jitter", jitter, plain), value("its 0 is", zero, plain)]));
     }
     lines
+}
+
+/// What was lost, in a line.
+fn losses(view: &View) -> Line<'static> {
+    let style = match view.missing + view.bad {
+        0 => Style::new(),
+        _ => Style::new().fg(Color::Red).bold(),
+    };
+    let losses = format!(" missing {}  bad {}", grouped(view.missing), grouped(view.bad));
+    let drift = view.clock.map_or(String::new(), |clock| format!("  {:+.0} ppm", clock.drift_ppm));
+    Line::from(vec![Span::styled(losses, style), drift.into()])
 }
 
 fn draw_notices(frame: &mut Frame<'_>, area: Rect, view: &View) {

@@ -1,9 +1,11 @@
 //! What is drawn, character by character.
 
 use mcedge_firmware_host::{BadFrames, ClockFit, Counters, Gap, GapCause, Sample};
+
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
+use super::super::feed::sections;
 use super::super::view::tests::stream;
 use super::*;
 
@@ -16,7 +18,7 @@ fn picture(view: &View, width: u16, height: u16) -> String {
 
 fn view(channels: &[(&str, &str)]) -> View {
     let stream = stream(channels);
-    let mut view = View::new("serial:///dev/ttyACM0", &stream);
+    let mut view = View::new("serial:///dev/ttyACM0", &stream, true);
     for sequence in (0..1000_u32).filter(|sequence| !(885..900).contains(sequence)) {
         let values: Vec<f32> = (0..channels.len())
             .map(|at| ((sequence as f32) * 0.02 * (at + 1) as f32).sin() * 10_f32.powi(at as i32 - 2))
@@ -36,7 +38,7 @@ fn view(channels: &[(&str, &str)]) -> View {
         ..Counters::default()
     };
     let clock = ClockFit { offset_us: 0, drift_ppm: -12.34, jitter_us: 210.0, samples: 0 };
-    view.update(&stream, counters, clock);
+    view.update(sections(&counters), counters.missing, counters.bad_frames.sum(), Some(clock));
     view.notices.push_back(("12:00:01".into(), "the port has gone".into()));
     view.notices.push_back(("12:00:02".into(), "/dev/ttyACM0 is back after 0.42 s".into()));
     (view.elapsed, view.silence) = (Duration::from_secs(754), Duration::ZERO);
@@ -130,6 +132,6 @@ fn keys_are_obeyed() {
 #[test]
 fn what_a_board_says_cannot_move_the_cursor() {
     let mut view = view(&[("\u{1b}[2Jx", "\n")]);
-    view.notice("\u{1b}]0;title\u{7}".into());
+    view.notice("\u{1b}]0;title\u{7}");
     assert!(!picture(&view, 80, 24).contains('\u{1b}'));
 }

@@ -6,8 +6,10 @@
 mod assembler;
 mod bytes;
 mod csv;
+mod journal;
 mod jsonl;
 mod live;
+mod mqtt;
 mod npy;
 mod remote;
 mod saved;

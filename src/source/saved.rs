@@ -59,7 +59,9 @@ impl Place {
     fn read(saved: &mut Section<'_>) -> Result<Self, SnapshotError> {
         let cursor = saved.text("a cursor")?.to_owned();
         if cursor.len() > CURSOR_MAX {
-            return Err(saved.wrong(format!("a cursor of {} bytes", cursor.len()), &format!("{CURSOR_MAX} at most")));
+            return Err(
+                saved.wrong(format!("a cursor of {} bytes", cursor.len()), &format!("{CURSOR_MAX} at most"))
+            );
         }
         let offset = saved.counter("where a stream goes on")?;
         Ok(Self { cursor, offset, last: [saved.u32("bytes of a line")?, saved.u32("a checksum")?] })

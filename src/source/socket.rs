@@ -72,11 +72,6 @@ impl Backoff {
         thread::sleep(left.min(POLL));
         left <= POLL
     }
-
-    /// How long until it may be tried.
-    pub fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
-    }
 }
 
 /// Lines of a client, or to whom one connects.
@@ -215,7 +210,8 @@ impl Origin for Connection {
 /// Where clients come.
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, OwnSocket),
+    /// The second is there to be dropped.
+    Unix(UnixListener, #[allow(dead_code)] OwnSocket),
 }
 
 /// A socket in the file system, gone with its listener.
@@ -313,7 +309,8 @@ impl Listening {
         self.clients.retain(|client| !client.thread.is_finished());
         if self.clients.len() == CLIENTS_MAX && !self.make_room() {
             let count = self.clients.len();
-            self.teller.tell(format_args!("turns a client away: {count} are listened to, none of them silent"));
+            self.teller
+                .tell(format_args!("turns a client away: {count} are listened to, none of them silent"));
             return Ok(());
         }
         let start = Instant::now();
@@ -334,7 +331,9 @@ impl Listening {
         let client = self.clients.swap_remove(at);
         client.heard.closing.store(true, Ordering::Relaxed);
         let silence = client.heard.silence().as_secs();
-        self.teller.tell(format_args!("hangs up on a client that has been silent for {silence} s: another wants its place"));
+        self.teller.tell(format_args!(
+            "hangs up on a client that has been silent for {silence} s: another wants its place"
+        ));
         true
     }
 }
@@ -462,7 +461,8 @@ pub fn open_unix(mut uri: Uri, teller: Teller) -> Result<UnixEnd> {
             }
         }
     }
-    let listener = Listener::unix(path.clone()).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener =
+        Listener::unix(path.clone()).with_context(|| format!("cannot listen on {}", path.display()))?;
     Ok(UnixEnd::Listening(Listening::new(listener, SILENCE, teller)))
 }
 

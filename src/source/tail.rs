@@ -250,7 +250,8 @@ impl Tail {
         if is_known(&self.files, Id::of(&metadata)) {
             return Ok(());
         }
-        let last = self.files.back().map(|open| Ok::<_, io::Error>((open.id, changed(&open.file.metadata()?))));
+        let last =
+            self.files.back().map(|open| Ok::<_, io::Error>((open.id, changed(&open.file.metadata()?))));
         let behind = self.folder.behind(last.transpose()?)?;
         for file in behind {
             let open = Open::new(file, 0)?;

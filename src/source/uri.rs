@@ -33,8 +33,9 @@ impl Uri {
         ensure!(text.len() <= MOST_BYTES, "has {} bytes, expected {MOST_BYTES} at most", text.len());
         let (what, query) = rest.split_once('?').unwrap_or((rest, ""));
         let pair = |pair: &str| {
-            let (key, value) =
-                pair.split_once('=').ok_or_else(|| anyhow!("has {pair:?} behind the ?, expected key=value"))?;
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| anyhow!("has {pair:?} behind the ?, expected key=value"))?;
             Ok((decoded(key)?, decoded(value)?))
         };
         let query = query.split('&').filter(|part| !part.is_empty()).map(pair).collect::<Result<_>>()?;
@@ -101,7 +102,7 @@ impl Uri {
 }
 
 /// Text with its `%XX` made bytes.
-fn decoded(text: &str) -> Result<String> {
+pub fn decoded(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, behind)) = rest.split_first() {

@@ -5,6 +5,7 @@
 mod budget;
 mod models;
 mod policies;
+mod sources;
 mod state;
 mod streams;
 mod sweep;

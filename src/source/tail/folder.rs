@@ -95,7 +95,8 @@ impl Folder {
 
     /// The copy of the file of that identity, no older than it, which has `window` before byte `at`.
     pub fn copy(&self, id: Id, at: u64, window: &[u8], age: (i64, i64)) -> Option<File> {
-        let is_copy = |rotated: &Rotated| Id::of(&rotated.metadata) != id && changed(&rotated.metadata) >= age;
+        let is_copy =
+            |rotated: &Rotated| Id::of(&rotated.metadata) != id && changed(&rotated.metadata) >= age;
         let mut copies: Vec<Rotated> = self.rotated().filter(is_copy).collect();
         copies.sort_by_key(|copy| Reverse(changed(&copy.metadata)));
         copies.iter().find_map(|copy| {
@@ -115,7 +116,8 @@ impl Folder {
                 && suffix.iter().any(u8::is_ascii_digit)
                 && suffix.iter().all(|&byte| byte.is_ascii_digit() || b".-_T:Z+".contains(&byte));
             let metadata = entry.path().metadata().ok().filter(|_| is_suffix)?;
-            let number = suffix.strip_prefix(b".").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            let number =
+                suffix.strip_prefix(b".").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
             metadata.is_file().then(|| Rotated { path: entry.path(), metadata, number })
         })
     }

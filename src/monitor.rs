@@ -1,28 +1,28 @@
 //! `mcedge monitor`: what comes from a board, for whoever has just plugged it in.
 
+mod feed;
 mod lines;
 mod screen;
+mod text;
 mod view;
 
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use mcedge_firmware_host::{Address, Event, Link, LinkOptions};
+use clap::ValueEnum;
 
 use crate::run::stop_on_ctrl_c;
+use feed::Feed;
 use lines::Lines;
 use screen::Screen;
 use view::View;
 
 /// From one look at the link to the next.
 const TICK: Duration = Duration::from_millis(25);
-/// Events that are taken before somebody is shown something.
-const EVENTS: usize = 100_000;
 
 /// Flags of `mcedge monitor`.
 #[derive(clap::Args)]
@@ -33,9 +33,21 @@ pub struct Args {
     /// Print a line a second, as where standard output is no terminal
     #[arg(long)]
     lines: bool,
+    /// What the board sends
+    #[arg(long, value_enum, default_value_t = Talk::Frames)]
+    format: Talk,
     /// End after so many seconds
     #[arg(long, value_name = "N", value_parser = seconds)]
     seconds: Option<Duration>,
+}
+
+/// What a board sends.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Talk {
+    /// Frames of the sensor link's protocol
+    Frames,
+    /// Lines of numbers, with or without a header: their columns are shown, their rate is guessed
+    Csv,
 }
 
 /// What somebody at the screen wants.
@@ -54,24 +66,22 @@ enum Surface {
 
 /// Shows what comes until it ends, or somebody has seen enough.
 pub fn monitor(args: &Args) -> Result<ExitCode> {
-    let address: Address = args.input.parse()?;
     let stop = stop_on_ctrl_c()?;
-    let options = LinkOptions { notice: |notice| eprintln!("mcedge: {notice}"), ..LinkOptions::default() };
     eprintln!("waits for a board at {}", args.input);
-    let mut link =
-        Link::open(&address, &options, Arc::clone(&stop)).with_context(|| format!("input {}", args.input))?;
+    let mut feed = Feed::open(&args.input, args.format == Talk::Csv, &stop)
+        .with_context(|| format!("input {}", args.input))?;
     let began = Instant::now();
-    let mut view = View::new(&args.input, link.stream());
+    let mut view = View::new(&args.input, feed.stream(), args.format == Talk::Frames);
     let mut surface = match args.lines || !stdout().is_terminal() {
         true => Surface::Lines(Lines::new()),
         false => Surface::Screen(Box::new(Screen::open()?)),
     };
     let is_over = || args.seconds.is_some_and(|seconds| began.elapsed() >= seconds);
     while !stop.load(Ordering::Relaxed) && !is_over() {
-        follow(&mut link, &mut view)?;
+        feed.follow(&mut view)?;
         match surface.show(&view)? {
             Some(Wish::Quit) => break,
-            Some(Wish::Toggle) => toggle(&mut link, &mut view),
+            Some(Wish::Toggle) => feed.toggle(&mut view),
             None => {}
         }
         if view.has_ended && matches!(surface, Surface::Lines(_)) {
@@ -80,35 +90,6 @@ pub fn monitor(args: &Args) -> Result<ExitCode> {
     }
     surface.close(&view)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Takes what has come.
-fn follow(link: &mut Link, view: &mut View) -> Result<()> {
-    for _ in 0..EVENTS {
-        match link.poll()? {
-            Some(Event::Sample(sample)) => view.sample(&sample),
-            Some(Event::Gap(gap)) => view.gap(&gap),
-            Some(Event::Notice(notice)) => view.notice(notice),
-            Some(Event::End) => {
-                view.end();
-                break;
-            }
-            None => break,
-        }
-    }
-    view.update(link.stream(), link.counters(), link.clock());
-    Ok(())
-}
-
-fn toggle(link: &mut Link, view: &mut View) {
-    view.is_stopped = !view.is_stopped;
-    if view.is_stopped {
-        link.stop_board();
-        view.notice("asked the board to stop".into());
-    } else {
-        link.start();
-        view.notice("asked the board to start".into());
-    }
 }
 
 impl Surface {

@@ -147,6 +147,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Runs all inputs to their end.
 fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar) -> Result<()> {
+    // Whether there are rows that nobody has been handed yet.
+    let mut has_run = false;
     loop {
         let next = gather(flow);
         if let Some(state) = &mut state {
@@ -162,7 +164,7 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
                 state.keep_last(flow);
             }
         }
-        let has_run = !flow.backlog.is_empty();
+        has_run |= !flow.backlog.is_empty();
         flow.runner.run(&mut flow.backlog, flow.inputs.names(), &mut flow.outputs)?;
         progress.set_position(flow.inputs.bytes_read());
         if let Some(state) = &mut state {
@@ -172,7 +174,7 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
             Next::Record => {}
             Next::Wait => {
                 // A reader at the other end of a pipe gets a row when it is made; a file is written in blocks.
-                if has_run {
+                if std::mem::take(&mut has_run) {
                     flow.outputs.flush()?;
                 }
                 thread::park_timeout(POLL);

@@ -6,9 +6,11 @@
 mod assembler;
 mod bytes;
 mod csv;
+mod journal;
 mod jsonl;
 mod link;
 mod live;
+mod mqtt;
 mod npy;
 mod remote;
 mod saved;

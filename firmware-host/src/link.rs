@@ -10,6 +10,9 @@ mod outbox;
 mod reader;
 mod responder;
 pub(crate) mod shared;
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod sim_tests;
 mod talk;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use jiff::Zoned;
 
 use super::screen::number;
-use super::view::View;
+use super::view::{Count, Section, View};
 
 /// From one line to the next.
 const EVERY: Duration = Duration::from_secs(1);
@@ -60,50 +60,36 @@ fn header(view: &View) -> String {
         unit => format!("{} [{unit}]", channel.name),
     };
     let channels: Vec<String> = view.channels.iter().map(channel).collect();
-    format!("{}, {} Hz: {}", view.name, view.nominal_hz, channels.join(", "))
+    let rate = if view.has_spoken { format!(", {} Hz", view.nominal_hz) } else { String::new() };
+    format!("{}{rate}: {}", view.name, channels.join(", "))
 }
 
 /// What comes now.
 fn line(view: &View) -> String {
-    let counters = &view.counters;
     let rate = view.measured_hz.map_or("-".into(), |rate_hz| format!("{rate_hz:.2}"));
+    let drift = view.clock.map_or(String::new(), |clock| format!(", {:+.1} ppm", clock.drift_ppm));
     let of = |channel: &super::view::Channel| {
         let value = channel.last.map_or("-".into(), number);
-        format!(" {}={}", channel.name, value.trim())
+        format!(" {}={}", channel.name, value)
     };
     let values: String = view.channels.iter().take(CHANNELS).map(of).collect();
     let more = if view.channels.len() > CHANNELS { " …" } else { "" };
     format!(
-        "{}, {rate} Hz, {} samples, {} missing, {} bad frames, {:+.1} ppm,{values}{more}",
+        "{}, {rate} Hz, {} samples, {} missing, {} bad{drift},{values}{more}",
         view.state(),
-        counters.samples,
-        counters.missing,
-        counters.bad_frames.sum(),
-        view.clock.drift_ppm
+        view.samples,
+        view.missing,
+        view.bad
     )
 }
 
 /// What it was in all.
 pub fn summary(view: &View) -> String {
-    let counters = &view.counters;
-    let bad = &counters.bad_frames;
-    format!(
-        "{} samples in {:.1} s; {} missing, {} duplicate, {} late; {} bad frames ({} stuffing, {} CRC, {} oversized, \
-         {} record, {} cut); {} overflowed, {} dropped by the board; {} reconnects, {} restarts",
-        counters.samples,
-        view.elapsed.as_secs_f64(),
-        counters.missing,
-        counters.duplicates,
-        counters.late,
-        bad.sum(),
-        bad.stuffing,
-        bad.crc,
-        bad.oversized,
-        bad.record,
-        bad.cut,
-        counters.queue_overflows,
-        counters.dropped_by_board,
-        counters.reconnects,
-        counters.restarts
-    )
+    let count = |count: &Count| format!("{} {}", count.name, count.count);
+    let section = |section: &Section| {
+        let counts: Vec<String> = section.counts.iter().map(count).collect();
+        format!("; {}: {}", section.name, counts.join(", "))
+    };
+    let sections: String = view.sections.iter().map(section).collect();
+    format!("{} samples in {:.1} s{sections}", view.samples, view.elapsed.as_secs_f64())
 }

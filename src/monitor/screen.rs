@@ -12,12 +12,18 @@ use ratatui::widgets::{Block, Paragraph};
 use ratatui::{DefaultTerminal, Frame};
 
 use super::Wish;
-use super::view::{Channel, View};
+use super::view::{Channel, Count, Section, View};
 
 /// From one picture to the next.
 const PICTURE: Duration = Duration::from_millis(100);
 /// Columns of a number.
 const NUMBER: usize = 9;
+/// Columns that all counters take.
+const ROOMY: u16 = 80;
+/// Rows of notices that a tall screen keeps free.
+const NOTICES: u16 = 8;
+/// The most rows of a channel's past.
+const BAR_ROWS: u16 = 4;
 /// The eighths of a line's height.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
@@ -71,17 +77,18 @@ fn wish(key: KeyEvent) -> Option<Wish> {
     }
 }
 
-/// All of the view, as much as there is room for: channels first, then counters, then notices.
+/// All of the view, as much as there is room for: channels first, then what was lost, then notices.
 pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let area = frame.area();
-    let counters = counters(view, area.width);
-    let counters_rows = counters.len() as u16 + 2;
-    let channels_rows = view.channels.len() as u16 + 3;
-    // Channels are what it is for: they may take all but the title and the counters.
-    let has_counters = area.height >= counters_rows + 6;
-    let counters_rows = if has_counters { counters_rows } else { 0 };
+    let counters = counters(view);
+    // Where there is no room for all, channels are what it is for; what was lost is then one line.
+    let all_rows = counters.len() as u16 + 2;
+    let count = view.channels.len().max(1) as u16;
+    let is_roomy = area.width >= ROOMY && area.height >= count.saturating_add(all_rows + 5);
+    let counters_rows = if is_roomy { all_rows } else { 1 };
     let room = area.height.saturating_sub(2 + counters_rows);
-    let channels_rows = channels_rows.min(room);
+    let bar_rows = (room.saturating_sub(NOTICES + 3) / count).clamp(1, BAR_ROWS);
+    let channels_rows = count.saturating_mul(bar_rows).saturating_add(3).min(room);
     let [title, channels, counts, notices, keys] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(channels_rows),
@@ -91,14 +98,19 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     ])
     .areas(area);
     draw_title(frame, title, view);
-    draw_channels(frame, channels, view);
-    if has_counters {
-        frame.render_widget(Paragraph::new(counters).block(Block::bordered().title(" link ")), counts);
+    draw_channels(frame, channels, view, bar_rows.into());
+    match is_roomy {
+        true => {
+            frame.render_widget(Paragraph::new(counters).block(Block::bordered().title(" link ")), counts)
+        }
+        false => frame.render_widget(losses(view), counts),
     }
     draw_notices(frame, notices, view);
-    let toggle = if view.is_stopped { " start the board" } else { " stop the board" };
-    let help = Line::from(vec![" s".bold(), toggle.into(), "   q".bold(), " quit".into()]);
-    frame.render_widget(help.dim(), keys);
+    let toggle = if view.is_stopped { " start the board  " } else { " stop the board  " };
+    // Text has no commands.
+    let toggle = if view.has_spoken { vec![" s".bold(), toggle.into()] } else { Vec::new() };
+    let help = toggle.into_iter().chain([" q".bold(), " quit".into()]);
+    frame.render_widget(help.collect::<Line<'_>>().dim(), keys);
 }
 
 fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -109,8 +121,10 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
         _ => Color::Red,
     };
     let time = clock_time(view.elapsed);
-    let state =
-        Line::from(vec![Span::styled(state, Style::new().fg(colour).bold()), format!("  {time} ").into()]);
+    let state = Line::from(vec![
+        Span::styled(format!(" {state}"), Style::new().fg(colour).bold()),
+        format!("  {time} ").into(),
+    ]);
     let width = (state.width() as u16).min(area.width);
     let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(width)]).areas(area);
     let title = Line::from(vec![" mcedge monitor ".bold(), view.uri.clone().into()]);
@@ -118,9 +132,15 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
     frame.render_widget(state, right);
 }
 
-fn draw_channels(frame: &mut Frame<'_>, area: Rect, view: &View) {
+fn draw_channels(frame: &mut Frame<'_>, area: Rect, view: &View, bar_rows: usize) {
     let measured = view.measured_hz.map_or("-".into(), |rate_hz| format!("{rate_hz:.2}"));
-    let title = format!(" {}: {} Hz nominal, {measured} Hz measured ", view.name, view.nominal_hz);
+    let title = match view.has_spoken {
+        true => format!(" {}: {} Hz nominal, {measured} Hz measured ", view.name, view.nominal_hz),
+        false if view.nominal_hz > 0.0 => {
+            format!(" lines of text, about {} Hz ", three_digits(view.nominal_hz))
+        }
+        false => " lines of text ".into(),
+    };
     let block = Block::bordered().title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
@@ -129,12 +149,12 @@ fn draw_channels(frame: &mut Frame<'_>, area: Rect, view: &View) {
     }
     let columns = Columns::of(view, inner.width.into());
     let header = columns.header(view).dim();
-    let rows = usize::from(inner.height).saturating_sub(1);
-    let hidden = view.channels.len().saturating_sub(rows);
-    let shown = if hidden > 0 { rows.saturating_sub(1) } else { view.channels.len() };
+    let room = usize::from(inner.height).saturating_sub(1) / bar_rows;
+    let fits = view.channels.len() <= room;
+    let shown = if fits { view.channels.len() } else { room.saturating_sub(1) };
     let mut lines = vec![header];
-    lines.extend(view.channels.iter().take(shown).map(|channel| columns.row(channel)));
-    if hidden > 0 {
+    lines.extend(view.channels.iter().take(shown).flat_map(|channel| columns.rows(channel, bar_rows)));
+    if !fits {
         lines.push(Line::from(format!(" … {} channels more", view.channels.len() - shown)).dim());
     }
     frame.render_widget(Paragraph::new(lines), inner);
@@ -185,12 +205,14 @@ impl Columns {
         if self.range > 0 {
             line += &format!(" {:>NUMBER$} {:>NUMBER$}", "min", "max");
         }
-        let past_s = self.spark as f64 * view.point_s();
-        line += &fit(&format!("  last {} s", number(past_s as f32).trim()), self.spark + 2);
+        let past =
+            view.point_s().map(|point_s| format!("  last {} s", three_digits(self.spark as f64 * point_s)));
+        line += &fit(&past.unwrap_or_default(), self.spark + 2);
         Line::from(line)
     }
 
-    fn row(&self, channel: &Channel) -> Line<'static> {
+    /// The channel's row of the table, and as many more as its past has.
+    fn rows(&self, channel: &Channel, bar_rows: usize) -> Vec<Line<'static>> {
         let is_known = channel.last.is_some();
         let shown = |value: f32| format!(" {:>NUMBER$}", if is_known { number(value) } else { "-".into() });
         let mut spans = vec![format!(" {}", fit(&channel.name, self.name)).bold()];
@@ -201,94 +223,73 @@ impl Columns {
         if self.range > 0 {
             spans.push((shown(channel.min) + &shown(channel.max)).into());
         }
-        spans.push("  ".into());
-        spans.push(spark(channel, self.spark).green());
-        Line::from(spans)
+        let mut lines = vec![Line::from(spans)];
+        lines.resize(bar_rows, Line::from(" ".repeat(self.taken())));
+        for (line, bars) in lines.iter_mut().zip(bars(channel, self.spark, bar_rows)) {
+            line.push_span(format!("  {bars}").green());
+        }
+        lines
     }
 }
 
-/// The past of a channel, `width` points of it, between the lowest and the highest of them; a gap where samples are missing.
-fn spark(channel: &Channel, width: usize) -> String {
+/// The past of a channel in rows of bars, `width` points of it, between the lowest and the highest of them; a gap where
+/// samples are missing.
+fn bars(channel: &Channel, width: usize, rows: usize) -> Vec<String> {
     let past = channel.past.iter().skip(channel.past.len().saturating_sub(width));
     let known = || past.clone().flatten().copied().filter(|value| value.is_finite());
     let low = known().fold(f32::INFINITY, f32::min);
     let high = known().fold(f32::NEG_INFINITY, f32::max);
-    let bar = |point: &Option<f32>| match point {
-        Some(value) if high > low => {
-            let part = (value - low) / (high - low);
-            // Not a number is no bar, and casts to 0.
-            BARS[((part * 7.0).round() as usize).min(7)]
-        }
-        Some(_) => BARS[3],
-        None => ' ',
+    let most = (8 * rows - 1) as f32;
+    // In eighths of a row, at least one. Not a number has no height, and casts to 0.
+    let height = |value: f32| match high > low {
+        true => 1 + ((value - low) / (high - low) * most).round() as usize,
+        false => 4 * rows,
     };
-    past.clone().map(bar).collect()
+    let bar = |row: usize, point: &Option<f32>| {
+        let below = 8 * (rows - 1 - row);
+        let eighths = point.map_or(0, height).saturating_sub(below);
+        eighths.checked_sub(1).map_or(' ', |eighth| BARS[eighth.min(7)])
+    };
+    (0..rows).map(|row| past.clone().map(|point| bar(row, point)).collect()).collect()
 }
 
-/// What was lost and how; none of it is all 0.
-fn counters(view: &View, width: u16) -> Vec<Line<'static>> {
-    let counters = &view.counters;
-    let bad = &counters.bad_frames;
-    let count = |name: &str, count: u64, is_bad: bool| {
-        let style = if is_bad && count > 0 { Style::new().fg(Color::Red).bold() } else { Style::new() };
-        [Span::raw(format!("  {name} ")).dim(), Span::styled(grouped(count), style)]
+/// What was counted, and the clock.
+fn counters(view: &View) -> Vec<Line<'static>> {
+    let value = |name: &str, value: String, style: Style| {
+        [Span::raw(format!("  {name} ")).dim(), Span::styled(value, style)]
     };
-    let line = |name: &str, counts: Vec<[Span<'static>; 2]>| {
+    let line = |name: &str, values: Vec<[Span<'static>; 2]>| {
         let mut spans = vec![Span::raw(format!(" {name:<8}")).bold()];
-        spans.extend(counts.into_iter().flatten());
+        spans.extend(values.into_iter().flatten());
         Line::from(spans)
     };
-    let clock = &view.clock;
-    let mut lines = vec![
-        line(
-            "samples",
-            vec![
-                count("used", counters.samples, false),
-                count("missing", counters.missing, true),
-                count("duplicate", counters.duplicates, true),
-                count("late", counters.late, true),
-            ],
-        ),
-        line(
-            "frames",
-            vec![
-                count("good", counters.frames, false),
-                count("CRC", bad.crc, true),
-                count("stuffing", bad.stuffing, true),
-                count("oversized", bad.oversized, true),
-                count("record", bad.record, true),
-                count("cut", bad.cut, true),
-            ],
-        ),
-        line(
-            "dropped",
-            vec![
-                count("by our queue", counters.queue_overflows, true),
-                count("by the board", counters.dropped_by_board, true),
-            ],
-        ),
-        line(
-            "board",
-            vec![count("reconnects", counters.reconnects, true), count("restarts", counters.restarts, true)],
-        ),
-    ];
-    let zero = match clock.samples {
-        0 => "-".into(),
-        _ => time_of_day(clock.offset_us),
+    let count = |count: &Count| {
+        let is_loss = count.is_bad && count.count > 0;
+        let style = if is_loss { Style::new().fg(Color::Red).bold() } else { Style::new() };
+        value(count.name, grouped(count.count), style)
     };
-    let value = |name: &str, value: String| [Span::raw(format!("  {name} ")).dim(), Span::raw(value)];
-    lines.push(line(
-        "clock",
-        vec![
-            value("drift", format!("{:+.1} ppm", clock.drift_ppm)),
-            value("jitter", format!("{} ms", number((clock.jitter_us / 1e3) as f32).trim())),
-            value("its zero", zero),
-        ],
-    ));
-    if width < 40 {
-        lines.truncate(2);
+    let section = |section: &Section| line(section.name, section.counts.iter().map(count).collect());
+    let mut lines: Vec<Line<'static>> = view.sections.iter().map(section).collect();
+    if let Some(clock) = &view.clock {
+        let plain = Style::new();
+        let zero = if clock.samples == 0 { "-".into() } else { time_of_day(clock.offset_us) };
+        let jitter = format!("{} ms", three_digits(clock.jitter_us / 1e3));
+        let drift = value("drift", format!("{:+.1} ppm", clock.drift_ppm), plain);
+        lines
+            .push(line("clock", vec![drift, value("jitter", jitter, plain), value("its 0 is", zero, plain)]));
     }
     lines
+}
+
+/// What was lost, in a line.
+fn losses(view: &View) -> Line<'static> {
+    let style = match view.missing + view.bad {
+        0 => Style::new(),
+        _ => Style::new().fg(Color::Red).bold(),
+    };
+    let losses = format!(" missing {}  bad {}", grouped(view.missing), grouped(view.bad));
+    let drift = view.clock.map_or(String::new(), |clock| format!("  {:+.0} ppm", clock.drift_ppm));
+    Line::from(vec![Span::styled(losses, style), drift.into()])
 }
 
 fn draw_notices(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -296,11 +297,10 @@ fn draw_notices(frame: &mut Frame<'_>, area: Rect, view: &View) {
         return;
     }
     let rows = usize::from(area.height) - 2;
-    let line = |(time, notice): &(String, String)| {
-        Line::from(vec![format!(" {time} ").dim(), crate::source::shown(notice).into()])
-    };
     let newest = view.notices.iter().skip(view.notices.len().saturating_sub(rows));
-    let lines: Vec<Line<'_>> = newest.map(line).collect();
+    let lines: Vec<Line<'_>> = newest
+        .map(|(time, notice)| Line::from(vec![format!(" {time} ").dim(), notice.as_str().into()]))
+        .collect();
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" notices ")), area);
 }
 
@@ -316,6 +316,12 @@ pub fn number(value: f32) -> String {
             format!("{value:.*}", 4_usize.saturating_sub(before))
         }
     }
+}
+
+/// Three digits, of a number from a thousandth on.
+fn three_digits(value: f64) -> String {
+    let before = value.abs().max(1e-3).log10().floor() as i32;
+    format!("{value:.*}", (2 - before).max(0) as usize)
 }
 
 /// `1,234,567`.
@@ -349,9 +355,8 @@ fn time_of_day(time_us: i64) -> String {
 /// `text` in just `width` columns.
 fn fit(text: &str, width: usize) -> String {
     let mut fitted = String::new();
-    let shown = crate::source::shown(text);
     let mut left = width;
-    for char in shown.chars() {
+    for char in text.chars() {
         let columns = Span::raw(char.to_string()).width();
         if columns > left {
             break;

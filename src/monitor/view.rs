@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use jiff::Zoned;
-use mcedge_firmware_host::{ClockFit, Counters, Gap, Sample, Stream};
+use mcedge_firmware_host::{ClockFit, Gap, Sample, Stream};
 
 /// Points of a channel's past.
 pub const PAST: usize = 256;
@@ -22,16 +22,24 @@ pub struct View {
     pub uri: String,
     /// Its name.
     pub name: String,
-    /// Samples a second, as the board says.
+    /// Samples a second, as the board says, or as they are guessed to come; 0 where neither is known.
     pub nominal_hz: f64,
+    /// The board has said what it is; else that is guessed from lines of text.
+    pub has_spoken: bool,
     /// As they come.
     pub measured_hz: Option<f64>,
     /// Its channels.
     pub channels: Vec<Channel>,
-    /// What was seen and lost.
-    pub counters: Counters,
-    /// How the board's clock goes.
-    pub clock: ClockFit,
+    /// Samples that came.
+    pub samples: u64,
+    /// Samples that did not.
+    pub missing: u64,
+    /// Frames or lines that were none.
+    pub bad: u64,
+    /// All that is counted.
+    pub sections: Vec<Section>,
+    /// How the board's clock goes, where it has one.
+    pub clock: Option<ClockFit>,
     /// What a person wants to know, with the time of day; the newest last.
     pub notices: VecDeque<(String, String)>,
     /// Notices in all.
@@ -48,6 +56,24 @@ pub struct View {
     last: Instant,
     marks: Marks,
     point: Point,
+}
+
+/// Things of a kind that are counted.
+pub struct Section {
+    /// The kind.
+    pub name: &'static str,
+    /// The things.
+    pub counts: Vec<Count>,
+}
+
+/// A thing that is counted.
+pub struct Count {
+    /// What it is.
+    pub name: &'static str,
+    /// How many there were.
+    pub count: u64,
+    /// One of them is one too many.
+    pub is_bad: bool,
 }
 
 /// A channel and its past.
@@ -86,16 +112,20 @@ struct Point {
 
 impl View {
     /// Nothing yet of `stream`.
-    pub fn new(uri: &str, stream: &Stream) -> Self {
+    pub fn new(uri: &str, stream: &Stream, has_spoken: bool) -> Self {
         let now = Instant::now();
         let mut view = View {
             uri: uri.into(),
             name: String::new(),
             nominal_hz: 0.0,
+            has_spoken,
             measured_hz: None,
             channels: Vec::new(),
-            counters: Counters::default(),
-            clock: ClockFit::default(),
+            samples: 0,
+            missing: 0,
+            bad: 0,
+            sections: Vec::new(),
+            clock: None,
             notices: VecDeque::new(),
             notices_total: 0,
             has_ended: false,
@@ -114,20 +144,23 @@ impl View {
         view
     }
 
-    fn describe(&mut self, stream: &Stream) {
-        if self.name != stream.name {
-            self.name.clone_from(&stream.name);
-        }
-        if self.nominal_hz != stream.rate_hz {
-            self.nominal_hz = stream.rate_hz;
+    /// The stream as it is now: its rate may change, its channels do not.
+    pub fn describe(&mut self, stream: &Stream) {
+        self.name = clean(&stream.name);
+        // A guess moves a little all the time.
+        let is_other = (self.nominal_hz - stream.rate_hz).abs()
+            > if self.has_spoken { 0.0 } else { 0.2 * self.nominal_hz };
+        if is_other {
             self.point.full = (stream.rate_hz / POINTS_HZ).round().max(1.0) as u64;
             self.marks = Marks::default();
         }
+        self.nominal_hz = stream.rate_hz;
     }
 
     /// A sample has come.
     pub fn sample(&mut self, sample: &Sample<'_>) {
         self.last = Instant::now();
+        self.samples += 1;
         for ((channel, &value), sum) in self.channels.iter_mut().zip(sample.values).zip(&mut self.point.sums)
         {
             channel.last = Some(value);
@@ -165,43 +198,61 @@ impl View {
     }
 
     /// Something for a person.
-    pub fn notice(&mut self, notice: String) {
+    pub fn notice(&mut self, notice: &str) {
         if self.notices.len() == NOTICES {
             self.notices.pop_front();
         }
         self.notices_total += 1;
-        self.notices.push_back((Zoned::now().strftime("%H:%M:%S").to_string(), notice));
+        self.notices.push_back((Zoned::now().strftime("%H:%M:%S").to_string(), clean(notice)));
     }
 
     /// No more will come.
     pub fn end(&mut self) {
         if !std::mem::replace(&mut self.has_ended, true) {
-            self.notice("the stream has ended".into());
+            self.notice("the stream has ended");
         }
     }
 
-    /// What the link says.
-    pub fn update(&mut self, stream: &Stream, counters: Counters, clock: ClockFit) {
-        self.describe(stream);
-        (self.counters, self.clock) = (counters, clock);
+    /// What was counted.
+    pub fn update(&mut self, sections: Vec<Section>, missing: u64, bad: u64, clock: Option<ClockFit>) {
+        (self.sections, self.missing, self.bad, self.clock) = (sections, missing, bad, clock);
         (self.elapsed, self.silence) = (self.began.elapsed(), self.last.elapsed());
     }
 
     /// What the stream does, in a word or two.
     pub fn state(&self) -> String {
-        let is_late = self.silence.as_secs_f64() > 2.0_f64.max(10.0 / self.nominal_hz);
+        let is_late = self.silence.as_secs_f64() > 2.0_f64.max(10.0 / self.nominal_hz.max(0.1));
         match (self.has_ended, self.is_stopped) {
             (true, _) => "ended".into(),
             (_, true) => "stopped".into(),
             _ if is_late => format!("silent for {:.0} s", self.silence.as_secs_f64()),
-            _ if self.counters.samples == 0 => "waiting".into(),
+            _ if self.samples == 0 => "waiting".into(),
             _ => "running".into(),
         }
     }
 
-    /// Seconds of a point of the past.
-    pub fn point_s(&self) -> f64 {
-        self.point.full as f64 / self.nominal_hz
+    /// Seconds of a point of the past, where the rate is known.
+    pub fn point_s(&self) -> Option<f64> {
+        (self.nominal_hz > 0.0).then(|| self.point.full as f64 / self.nominal_hz)
+    }
+}
+
+impl Section {
+    /// `counts` of this kind.
+    pub fn new(name: &'static str, counts: Vec<Count>) -> Self {
+        Section { name, counts }
+    }
+}
+
+impl Count {
+    /// So many, which is as it should be.
+    pub fn good(name: &'static str, count: u64) -> Self {
+        Count { name, count, is_bad: false }
+    }
+
+    /// So many, of which there should be none.
+    pub fn bad(name: &'static str, count: u64) -> Self {
+        Count { name, count, is_bad: true }
     }
 }
 
@@ -209,8 +260,8 @@ impl Channel {
     /// Nothing yet.
     pub fn new(name: &str, unit: &str) -> Self {
         Channel {
-            name: name.into(),
-            unit: unit.into(),
+            name: clean(name),
+            unit: clean(unit),
             last: None,
             min: f32::INFINITY,
             max: f32::NEG_INFINITY,
@@ -224,6 +275,11 @@ impl Channel {
         }
         self.past.push_back(point);
     }
+}
+
+/// `text` with nothing in it that a terminal would obey.
+fn clean(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
 
 impl Marks {
@@ -271,8 +327,8 @@ pub mod tests {
 
     #[test]
     fn the_rate_counts_what_is_missing() {
-        let mut view = View::new("x", &stream(&[("a", "V")]));
-        for sequence in (0..2000).filter(|sequence| !(500..700).contains(sequence)) {
+        let mut view = View::new("x", &stream(&[("a", "V")]), true);
+        for sequence in (0..1500).filter(|sequence| !(500..700).contains(sequence)) {
             if sequence == 700 {
                 view.gap(&Gap { missing: Some(200), us: 2_000_000, cause: GapCause::Lost });
             }
@@ -286,7 +342,7 @@ pub mod tests {
 
     #[test]
     fn a_channel_knows_its_last_its_least_and_its_most() {
-        let mut view = View::new("x", &stream(&[("a", "V"), ("b", "V")]));
+        let mut view = View::new("x", &stream(&[("a", "V"), ("b", "V")]), true);
         for (sequence, value) in [3.0, -1.0, 2.0].into_iter().enumerate() {
             push(&mut view, sequence as u32, &[value, 10.0 * value]);
         }
@@ -297,10 +353,10 @@ pub mod tests {
 
     #[test]
     fn nothing_grows_without_end() {
-        let mut view = View::new("x", &stream(&[("a", "V")]));
+        let mut view = View::new("x", &stream(&[("a", "V")]), true);
         for sequence in 0..20_000 {
             push(&mut view, sequence, &[0.0]);
-            view.notice("again".into());
+            view.notice("again");
         }
         view.gap(&Gap { missing: Some(u64::MAX / 2), us: 0, cause: GapCause::Lost });
         assert_eq!((view.channels[0].past.len(), view.notices.len()), (PAST, NOTICES));

@@ -255,3 +255,103 @@ impl Frame {
         self.time_us.saturating_add(u64::from(self.span_us) * sample as u64 / gaps)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mcedge_wire::Element;
+
+    use super::*;
+    use crate::link::Channel;
+
+    /// Noon, and when the link was opened.
+    const NOON_US: i64 = 1_763_726_400_000_000;
+
+    fn feed() -> Feed {
+        let channel = Channel { name: "x".into(), unit: "g".into(), scale: 2.0 };
+        Feed::new(Stream { id: 3, name: "imu".into(), rate_hz: 100.0, channels: vec![channel] })
+    }
+
+    /// What comes 2 ms after it was taken, with the time of day off by `wall_us`.
+    fn head(boot: u8, sequence: u32, wall_us: i64) -> Head {
+        let time_us = u64::from(sequence) * 10_000;
+        let mono_us = time_us as i64 + 2_000;
+        Head { at: At { mono_us, wall_us: NOON_US + mono_us + wall_us }, stream: 3, boot, sequence, time_us }
+    }
+
+    /// Events of samples with these heads, each of one number.
+    fn samples(feed: &mut Feed, head: Head) -> Vec<String> {
+        let data = 1.5_f32.to_le_bytes();
+        let item = Item::Samples { head, span_us: 0, element: Element::F32, channels: 1, bytes: 4 };
+        feed.take(&item, &data).unwrap();
+        events(feed)
+    }
+
+    fn status(feed: &mut Feed, head: Head, state: State, dropped: u32) -> Vec<String> {
+        let status = Status { state, dropped, received: 0, bad: 0 };
+        feed.take(&Item::Status { head, status }, &[]).unwrap();
+        events(feed)
+    }
+
+    fn events(feed: &mut Feed) -> Vec<String> {
+        let mut events = Vec::new();
+        while let Some(event) = feed.next() {
+            events.push(match event {
+                Event::Sample(Sample { sequence, time_us, values, .. }) => {
+                    format!("{sequence} at {} is {values:?}", time_us - NOON_US)
+                }
+                Event::Gap(Gap { missing, us, cause }) => format!("{cause:?} {missing:?} {us}"),
+                Event::Notice(notice) => notice,
+                Event::End => "end".into(),
+            });
+        }
+        events
+    }
+
+    #[test]
+    fn times_are_of_the_day_and_follow_its_clock_when_it_is_set() {
+        let mut feed = feed();
+        assert_eq!(samples(&mut feed, head(1, 5, 0)), ["5 at 52000 is [3.0]"]);
+        assert_eq!(samples(&mut feed, head(1, 6, 99_000)), ["6 at 62000 is [3.0]"], "that is no step");
+        let set = "this machine's clock has been set by -3600.000 s";
+        let before = samples(&mut feed, head(1, 7, -3_600_000_000));
+        assert_eq!(before, [set, "7 at -3599928000 is [3.0]"]);
+        assert_eq!(feed.clock().offset_us, NOON_US + 2_000 - 3_600_000_000);
+    }
+
+    #[test]
+    fn a_gap_lasts_from_the_sample_before_to_the_one_behind() {
+        let mut feed = feed();
+        samples(&mut feed, head(1, 0, 0));
+        let gap = "Lost Some(9) 100000";
+        assert_eq!(samples(&mut feed, head(1, 10, 0)), [gap, "10 at 102000 is [3.0]"]);
+        feed.take(&Item::Unplugged, &[]).unwrap();
+        assert_eq!(events(&mut feed), ["the port has gone"]);
+        // Nothing was lost meanwhile.
+        assert_eq!(samples(&mut feed, head(1, 11, 0)), ["11 at 112000 is [3.0]"]);
+        assert_eq!(samples(&mut feed, head(1, 13, 0))[0], "Lost Some(1) 20000");
+        // A new start: its clock begins at 0, this machine's goes on.
+        let later = Head { at: At { mono_us: 532_000, wall_us: NOON_US + 532_000 }, ..head(2, 0, 0) };
+        let over = "the board has started over";
+        assert_eq!(samples(&mut feed, later), [over, "Restarted None 400000", "0 at 532000 is [3.0]"]);
+        assert_eq!(status(&mut feed, head(2, 4, 0), State::Ended, 0), ["Lost Some(3) 40000", "end"]);
+        assert!(feed.has_ended);
+    }
+
+    #[test]
+    fn what_a_board_drops_is_counted_over_its_starts() {
+        let mut feed = feed();
+        status(&mut feed, head(1, 0, 0), State::Running, 3);
+        status(&mut feed, head(1, 0, 0), State::Running, 5);
+        status(&mut feed, head(2, 0, 0), State::Running, 4);
+        status(&mut feed, head(2, 0, 0), State::Running, 4);
+        assert_eq!(feed.dropped_by_board(), 9);
+    }
+
+    #[test]
+    fn samples_of_another_width_are_an_error() {
+        let item =
+            Item::Samples { head: head(1, 0, 0), span_us: 0, element: Element::F32, channels: 2, bytes: 8 };
+        let error = feed().take(&item, &[0; 8]).unwrap_err().to_string();
+        assert_eq!(error, "the board now sends 2 channels, expected imu (3): x [g] as before");
+    }
+}

@@ -53,21 +53,26 @@ pub enum Item {
 ///
 /// # Invariants
 ///
-/// - `items` and `data` stay within the capacities of [`Inbox::new`]; samples leave the last [`RESERVE`] items free, so
-///   that what comes seldom and matters (a status, a hangup) has room when samples have none.
-/// - `data` is as long as the `bytes` of all items together.
+/// - `items` has at most `frames` items of samples and [`OTHERS`] others: what comes seldom and matters (a status, a
+///   hangup) has room when samples have none.
+/// - `data` is as long as the `bytes` of all items together, and stays within the capacity of [`Inbox::new`].
 #[derive(Debug)]
 pub struct Inbox {
     items: Vec<Item>,
     data: Vec<u8>,
+    /// Items of samples that there may be.
+    frames: usize,
+    /// Other items that there are.
+    others: usize,
 }
 
-const RESERVE: usize = 64;
+const OTHERS: usize = 256;
 
 impl Inbox {
-    /// Room for so many frames, and for so many bytes of samples.
+    /// Room for so many frames of samples, and for so many bytes of them.
     pub fn new(frames: usize, bytes: usize) -> Self {
-        Inbox { items: Vec::with_capacity(frames + RESERVE), data: Vec::with_capacity(bytes) }
+        let items = Vec::with_capacity(frames + OTHERS);
+        Inbox { items, data: Vec::with_capacity(bytes), frames, others: 0 }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -77,6 +82,7 @@ impl Inbox {
     pub fn clear(&mut self) {
         self.items.clear();
         self.data.clear();
+        self.others = 0;
     }
 
     /// The items, and the bytes of the samples one behind the other.
@@ -87,7 +93,7 @@ impl Inbox {
     /// Takes samples; no when there is no room.
     pub fn push_samples(&mut self, head: Head, samples: &Samples<'_>) -> bool {
         let Samples { span_us, element, channels, data } = *samples;
-        let has_item = self.items.len() + RESERVE < self.items.capacity();
+        let has_item = self.items.len() - self.others < self.frames;
         let has_room = has_item && self.data.len() + data.len() <= self.data.capacity();
         if has_room {
             self.data.extend_from_slice(data);
@@ -96,13 +102,12 @@ impl Inbox {
         has_room
     }
 
-    /// Takes anything but samples; no when there is no room.
-    pub fn push(&mut self, item: Item) -> bool {
-        let has_room = self.items.len() < self.items.capacity();
-        if has_room {
+    /// Takes anything but samples, unless there are far too many already.
+    pub fn push(&mut self, item: Item) {
+        if self.others < OTHERS {
+            self.others += 1;
             self.items.push(item);
         }
-        has_room
     }
 }
 

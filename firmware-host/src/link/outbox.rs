@@ -104,3 +104,56 @@ impl Outbox {
         self.taken = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mcedge_wire::{ALL_STREAMS, Body, Decoder, Prediction, Values};
+
+    use super::*;
+
+    fn prediction(values: &[f32]) -> Record<'_> {
+        let body = Body::Prediction(Prediction { score: None, values: Values::Listed(values) });
+        Record { stream: 0, boot: 0, sequence: 0, time_us: 0, body }
+    }
+
+    #[test]
+    fn whole_frames_go_out_in_any_pieces_and_the_rest_is_counted() {
+        for step in [1, 7, 100, 5000] {
+            let mut outbox = Outbox::new();
+            let describe = Record { stream: ALL_STREAMS, body: Body::Describe, ..prediction(&[]) };
+            outbox.push_zero();
+            outbox.push(&describe);
+            (0..1000).for_each(|_| outbox.push_prediction(&prediction(&[1.0; 50])));
+            let waiting = 1000 - outbox.predictions_dropped;
+            assert!((40..100).contains(&waiting), "{waiting}");
+            // Half of it goes out, then the line goes.
+            let mut decoder = Decoder::<2000>::new();
+            let mut sent = 0;
+            while sent < OUTBOX_BYTES / 2 {
+                let bytes = outbox.first();
+                let bytes = bytes[..bytes.len().min(step)].to_vec();
+                sent += bytes.len();
+                let mut rest = &bytes[..];
+                while let Some(record) = decoder.next(&mut rest) {
+                    record.unwrap();
+                }
+                outbox.sent(bytes.len());
+            }
+            assert_eq!(decoder.counts().records, outbox.predictions_sent + 1, "by {step}");
+            outbox.clear();
+            assert!(outbox.is_empty());
+            assert_eq!(outbox.predictions_sent + outbox.predictions_dropped, 1000, "by {step}");
+            // What comes next is whole again.
+            outbox.push_prediction(&prediction(&[2.0]));
+            let (bytes, mut decoder) = (outbox.first().to_vec(), Decoder::<2000>::new());
+            assert!(decoder.next(&mut &bytes[..]).is_some_and(|record| record.is_ok()));
+        }
+    }
+
+    #[test]
+    fn a_prediction_that_cannot_be_sent_is_dropped() {
+        let mut outbox = Outbox::new();
+        outbox.push_prediction(&prediction(&[0.0; 256]));
+        assert_eq!((outbox.is_empty(), outbox.predictions_dropped), (true, 1));
+    }
+}

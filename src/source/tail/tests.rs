@@ -311,3 +311,24 @@ fn what_cannot_be_followed_says_why() {
     let error = Tail::open(uri, Some(&other), |_| false, Teller::new("test")).err().unwrap();
     assert!(error.to_string().contains("the snapshot is of another input"), "{error}");
 }
+
+/// Truncated and filled again to the very length that was read of it.
+#[test]
+fn a_file_of_the_same_length_is_another() {
+    for round in 0..4 {
+        let logs = Logs::new("same");
+        let mut reader = Reader::of(logs.open("?from=start", None));
+        fs::write(logs.path(""), "line 000000000\nline 000000001\n").unwrap();
+        reader.read_to(2);
+        if round % 2 == 0 {
+            let mut file = OpenOptions::new().append(true).open(logs.path("")).unwrap();
+            file.write_all(b"line 000000002\n").unwrap();
+        }
+        fs::copy(logs.path(""), logs.path(".1")).unwrap();
+        let file = OpenOptions::new().write(true).open(logs.path("")).unwrap();
+        file.set_len(0).unwrap();
+        (&file).write_all(b"line 000000003\nline 000000004\n").unwrap();
+        reader.read_to(if round % 2 == 0 { 5 } else { 4 });
+        assert!(reader.lines.last().is_some_and(|line| line.ends_with('4')));
+    }
+}

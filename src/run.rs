@@ -39,7 +39,8 @@ use state::{Saved, State, StateArgs};
 pub struct Args {
     #[command(flatten)]
     bundle: BundleArg,
-    /// What to read: a path, a file:// URI, or - for standard input. Said several times, each is a stream of its own
+    /// What to read: a path, a file:// URI, - for standard input, or what is live: serial://, i2c://, tail://, journal://,
+    /// tcp-listen://, tcp://, unix://, mqtt://. Said several times, each is a stream of its own
     #[arg(long, value_name = "URI", required = true)]
     input: Vec<String>,
     /// Where predictions go: a path, a file:// URI, or - for standard output

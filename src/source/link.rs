@@ -250,7 +250,7 @@ impl Linked {
             OnGap::Hold if !self.last.is_empty() => {
                 let by_time = (gap.us as f64 * 1e-6 * self.rate_hz()).round() as u64;
                 let missing = match (&self.resampler, gap.missing) {
-                    (None, Some(missing)) => missing,
+                    (None, Some(missing)) if gap.cause != GapCause::Paused => missing,
                     // As many as the time between two samples has room for.
                     _ => by_time.saturating_sub(1),
                 };
@@ -346,6 +346,7 @@ fn words(gap: &Gap) -> String {
         GapCause::Lost => "",
         GapCause::Restarted => ": the board has started over",
         GapCause::Unplugged => ": the port was gone",
+        GapCause::Paused => ": the board has paused",
     };
     format!("{what}{why}")
 }

@@ -373,7 +373,8 @@ fn what_is_no_file_says_so() {
     check(directory, &format!("input {directory}: is a directory, expected a file"));
     check("no/such.csv", "input no/such.csv: No such file or directory (os error 2)");
     check("file://no/such.csv", "input no/such.csv: No such file or directory (os error 2)");
-    let schemes = "`tail://`, `journal://`, `tcp-listen://`, `tcp://`, `unix://`, `mqtt://`";
+    let schemes =
+        "`serial://`, `i2c://`, `tail://`, `journal://`, `tcp-listen://`, `tcp://`, `unix://`, `mqtt://`";
     let expected = format!(
         "input \"kafka://x\": expected a path, a file:// URI, - for standard input, or one of {schemes}"
     );

@@ -603,7 +603,7 @@ fn what_is_no_live_input_says_why() {
     fails("tcp-listen://127.0.0.1:0?x=1", "has `x` behind the ?, tcp-listen:// takes nothing there");
     fails("unix:///dev/null", "/dev/null is no socket");
     fails("mqtt://me:secret@host", "input mqtt://host: is not mqtt://");
-    fails("gopher://host", "or one of `tail://`, `journal://`, `tcp-listen://`");
+    fails("gopher://host", "or one of `serial://`, `i2c://`, `tail://`, `journal://`, `tcp-listen://`");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     fails(&format!("tcp-listen://{}", taken.local_addr().unwrap()), "cannot listen on 127.0.0.1:");
     let folder = own("taken");

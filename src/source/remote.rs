@@ -79,7 +79,7 @@ pub fn start(text: &str, input: &Input, options: &Options, saved: Option<&Saved>
                     matches!((input, options.format), (Input::Features { .. }, None | Some(Format::Csv)));
                 let is_json = |line: &[u8]| matches!(line.trim_ascii_start(), [b'{' | b'[', ..]);
                 let is_header = |line: &[u8]| is_csv && !is_json(line) && csv::has_names(line, options);
-                let (tail, start) = tail::Tail::open(uri, place, is_header, teller)?;
+                let (tail, start) = tail::Tail::open(uri, place, is_header, tail::Times::default(), teller)?;
                 Bytes::lines(tail, Some(start), stop)?
             }
             "journal" => {

@@ -53,7 +53,8 @@ impl Logs {
 
     fn open(&self, query: &str, saved: Option<&Place>) -> (Tail, Mark) {
         let uri = Uri::parse(&format!("tail://{}{query}", self.path("").display())).unwrap().unwrap();
-        Tail::open(uri, saved, |line| line.starts_with(b"time,"), Teller::new("test")).unwrap()
+        Tail::open(uri, saved, |line| line.starts_with(b"time,"), Times::default(), Teller::new("test"))
+            .unwrap()
     }
 }
 
@@ -300,7 +301,10 @@ fn what_cannot_be_followed_says_why() {
     let logs = Logs::new("errors");
     let error = |what: &str| {
         let uri = Uri::parse(&format!("tail://{what}")).unwrap().unwrap();
-        format!("{:#}", Tail::open(uri, None, |_| false, Teller::new("test")).err().unwrap())
+        format!(
+            "{:#}",
+            Tail::open(uri, None, |_| false, Times::default(), Teller::new("test")).err().unwrap()
+        )
     };
     assert!(error(logs.folder.to_str().unwrap()).contains("is a directory, expected a file"));
     assert!(error("/dev/null").contains("is no file, which alone can be followed"));
@@ -308,7 +312,8 @@ fn what_cannot_be_followed_says_why() {
     assert!(error("x?form=end").contains("has `form` behind the ?, expected `from`"));
     let uri = Uri::parse("tail://x").unwrap().unwrap();
     let other = Place { cursor: "s=12;i=3".into(), ..Place::default() };
-    let error = Tail::open(uri, Some(&other), |_| false, Teller::new("test")).err().unwrap();
+    let error =
+        Tail::open(uri, Some(&other), |_| false, Times::default(), Teller::new("test")).err().unwrap();
     assert!(error.to_string().contains("the snapshot is of another input"), "{error}");
 }
 

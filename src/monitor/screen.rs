@@ -1,8 +1,10 @@
 //! The screen.
 
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::{Timestamp, tz::TimeZone};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -16,6 +18,8 @@ use super::view::{Channel, Count, Section, View};
 
 /// From one picture to the next.
 const PICTURE: Duration = Duration::from_millis(100);
+/// Keys that may wait to be looked at.
+const EVENTS: usize = 64;
 /// Columns of a number.
 const NUMBER: usize = 9;
 /// Columns that all counters take.
@@ -30,6 +34,8 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 /// The terminal; dropped, it is as it was.
 pub struct Screen {
     terminal: DefaultTerminal,
+    /// Keys and changes of size, from a thread that waits for them: one whose terminal has gone waits without an end.
+    events: Receiver<Event>,
     due: Instant,
 }
 
@@ -39,7 +45,13 @@ impl Screen {
         // A panic gives it back too: that is this function's doing.
         let terminal =
             ratatui::try_init().context("cannot draw on the terminal, expected one; --lines needs none")?;
-        Ok(Screen { terminal, due: Instant::now() })
+        let (send, events) = sync_channel(EVENTS);
+        let screen = Screen { terminal, events, due: Instant::now() };
+        thread::Builder::new()
+            .name("mcedge-keys".into())
+            .spawn(move || while event::read().is_ok_and(|event| send.send(event).is_ok()) {})
+            .context("no thread can be started at the terminal")?;
+        Ok(screen)
     }
 
     /// Draws when it is time to; waits for a key, for `wait` at most.
@@ -48,16 +60,14 @@ impl Screen {
             self.due = Instant::now() + PICTURE;
             self.terminal.draw(|frame| draw(frame, view)).context("cannot draw on the terminal")?;
         }
-        if !event::poll(wait).context("cannot read the terminal")? {
-            return Ok(None);
-        }
-        match event::read().context("cannot read the terminal")? {
-            Event::Key(key) if key.kind != KeyEventKind::Release => Ok(wish(key)),
-            Event::Resize(..) => {
+        match self.events.recv_timeout(wait) {
+            Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => Ok(wish(key)),
+            Ok(Event::Resize(..)) => {
                 self.due = Instant::now();
                 Ok(None)
             }
-            _ => Ok(None),
+            Ok(_) | Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => bail!("cannot read the terminal"),
         }
     }
 }

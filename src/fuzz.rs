@@ -124,6 +124,7 @@ fn told(path: &str, bytes: Bytes, input: &Input, options: &Options) -> String {
             match source.advance()? {
                 Next::Record => writeln!(told, "{:?} {:?}", source.record(), source.answers())?,
                 Next::Wait => std::thread::park_timeout(source::POLL),
+                Next::Again => {}
                 Next::End => return Ok(()),
             }
         }

@@ -169,17 +169,16 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
         flow.runner.run(&mut flow.backlog, flow.inputs.names(), &mut flow.outputs)?;
         progress.set_position(flow.inputs.bytes_read());
         if let Some(state) = &mut state {
-            after_run(flow, state, matches!(next, Ok(Next::Record | Next::Wait)));
+            after_run(flow, state, matches!(next, Ok(Next::Record | Next::Wait | Next::Again)));
         }
-        match next? {
-            Next::Record => {}
-            Next::Wait => {
-                // A reader at the other end of a pipe gets a row when it is made; a file is written in blocks.
-                if std::mem::take(&mut has_run) {
-                    flow.outputs.flush()?;
-                }
-                thread::park_timeout(POLL);
-            }
+        let next = next?;
+        // A reader at the other end of a pipe gets a row when it is made; a file is written in blocks.
+        if matches!(next, Next::Wait | Next::Again) && std::mem::take(&mut has_run) {
+            flow.outputs.flush()?;
+        }
+        match next {
+            Next::Record | Next::Again => {}
+            Next::Wait => thread::park_timeout(POLL),
             Next::End => return Ok(()),
         }
     }
@@ -241,6 +240,11 @@ impl Args {
         ensure!(
             self.gates.is_none() || !self.has_streams(),
             usage("--gates is for one stream: one --input, and no --stream-column")
+        );
+        let has_numbers = self.input.iter().any(|uri| source::is_link(uri, self.reading.format));
+        ensure!(
+            self.reading.on_gap == OnGap::Skip || has_numbers,
+            usage("--on-gap is for samples that have numbers: frames of serial://, or i2c://")
         );
         let both =
             usage("--spill and --state cannot stand together: a snapshot does not hold what is in the file");

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use mcedge_firmware_host::{Channel, LineCounters, RateGuess, Sample, SerialAddress, SerialText, Stream};
 
 use super::view::{Count, Section, View};
+use crate::source::Stopped;
 
 /// Lines that may wait to be looked at.
 const QUEUE: usize = 1 << 14;
@@ -71,7 +72,7 @@ impl Text {
     fn wait(&mut self, stop: &AtomicBool) -> Result<()> {
         while self.table.width.is_none() {
             if stop.load(Ordering::Relaxed) {
-                bail!("stopped before the first row");
+                bail!(Stopped);
             }
             for notice in told() {
                 eprintln!("mcedge: {notice}");

@@ -226,6 +226,8 @@ impl Inputs {
                     (self.turn, self.is_at_record) = (turn, true);
                     return Ok(Next::Record);
                 }
+                Next::Again => next = Next::Again,
+                Next::Wait if next == Next::Again => {}
                 Next::Wait => next = Next::Wait,
                 Next::End => self.ended[turn] = true,
             }

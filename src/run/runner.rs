@@ -219,8 +219,11 @@ impl Runner {
             let _ = writeln!(err, "mcedge: further rows without an answer are only counted");
         }
         let none = vec![f32::NAN; self.stream.contract().output.size];
+        let is_held = backlog.next_is_held(stream);
         backlog.take_none(stream, &none);
-        outputs.sink.step(&none)?;
+        if !is_held {
+            outputs.sink.step(&none)?;
+        }
         outputs.gates.as_mut().map_or(Ok(()), |gates| gates.step(&self.stream))
     }
 

@@ -20,6 +20,12 @@ pub fn is_live(uri: &str) -> bool {
     uri.split_once("://").is_some_and(|(scheme, _)| SCHEMES.contains(&scheme))
 }
 
+/// Whether samples of `uri` have numbers, by which those that are missing are known: frames of a board, or a sensor.
+pub fn is_link(uri: &str, format: Option<Format>) -> bool {
+    let is_of_lines = format.is_some_and(|format| format != Format::Frames);
+    uri.starts_with("i2c://") || (uri.starts_with("serial://") && !is_of_lines)
+}
+
 /// What a stream from a live input is called, where the path's stem does not say.
 pub fn stream_name(uri: &str) -> Option<String> {
     let mut uri = Uri::parse(uri).ok().flatten().filter(|_| is_live(uri))?;

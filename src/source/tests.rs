@@ -52,6 +52,7 @@ impl Source {
             match self.advance()? {
                 Next::Record => return Ok(Some(self.record())),
                 Next::Wait => std::thread::park_timeout(POLL),
+                Next::Again => {}
                 Next::End => return Ok(None),
             }
         }

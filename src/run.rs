@@ -39,7 +39,8 @@ use state::{Saved, State, StateArgs};
 pub struct Args {
     #[command(flatten)]
     bundle: BundleArg,
-    /// What to read: a path, a file:// URI, or - for standard input. Said several times, each is a stream of its own
+    /// What to read: a path, a file:// URI, - for standard input, or what is live: serial://, i2c://, tail://, journal://,
+    /// tcp-listen://, tcp://, unix://, mqtt://. Said several times, each is a stream of its own
     #[arg(long, value_name = "URI", required = true)]
     input: Vec<String>,
     /// Where predictions go: a path, a file:// URI, or - for standard output
@@ -147,6 +148,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Runs all inputs to their end.
 fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar) -> Result<()> {
+    // Whether there are rows that nobody has been handed yet.
+    let mut has_run = false;
     loop {
         let next = gather(flow);
         if let Some(state) = &mut state {
@@ -162,7 +165,7 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
                 state.keep_last(flow);
             }
         }
-        let has_run = !flow.backlog.is_empty();
+        has_run |= !flow.backlog.is_empty();
         flow.runner.run(&mut flow.backlog, flow.inputs.names(), &mut flow.outputs)?;
         progress.set_position(flow.inputs.bytes_read());
         if let Some(state) = &mut state {
@@ -172,7 +175,7 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
             Next::Record => {}
             Next::Wait => {
                 // A reader at the other end of a pipe gets a row when it is made; a file is written in blocks.
-                if has_run {
+                if std::mem::take(&mut has_run) {
                     flow.outputs.flush()?;
                 }
                 thread::park_timeout(POLL);

@@ -3,22 +3,24 @@
 //! Nothing is buffered beyond one record, and a record is delivered as soon as its line is complete, so that
 //! `tail -f` may stand at the other end; nothing here waits but [`open`].
 
-mod assembler;
+pub mod assembler;
 mod bytes;
 mod csv;
+pub mod journal;
 mod jsonl;
 mod link;
-mod live;
+pub mod live;
+pub mod mqtt;
 mod npy;
 mod remote;
 mod saved;
 mod socket;
-mod tail;
-mod tell;
+pub mod tail;
+pub mod tell;
 #[cfg(test)]
 mod tests;
 mod text_board;
-mod uri;
+pub mod uri;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -30,12 +32,12 @@ use mcedge_firmware_host::{LineCounters, Responder};
 use mcedge_models::contract::Input;
 
 use crate::Usage;
-use bytes::{Bytes, Lines, Need};
-pub use bytes::{LINE_MAX, POLL};
+pub use bytes::{Bytes, LINE_MAX, POLL};
+use bytes::{Lines, Need};
 pub use npy::read as read_array;
 pub use remote::{is_live, local_path, stream_name};
 use saved::Reading;
-pub use saved::{Position, Saved, checksums};
+pub use saved::{Place, Position, Saved, checksums};
 
 /// Names that a time column goes by, in lower case.
 const TIME_NAMES: [&str; 15] = [
@@ -336,7 +338,8 @@ impl Started {
 }
 
 impl Source {
-    fn over(name: &str, path: &str, mut bytes: Bytes, input: &Input, options: &Options) -> Result<Self> {
+    /// Reads `bytes`, of an input of that name and with that path's extension: as [`Started::open`].
+    pub fn over(name: &str, path: &str, mut bytes: Bytes, input: &Input, options: &Options) -> Result<Self> {
         let at = Position::start(&bytes);
         let said = options.format.or_else(|| by_extension(path, input));
         let format = match said.or_else(|| at_once(&bytes, input, options)) {

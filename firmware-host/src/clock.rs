@@ -87,6 +87,8 @@ const STRAY: f64 = 1e-3;
 const ASTRAY_US: f64 = 20e3;
 /// So many of them in a row are no delay any more: they are what is fitted from there on.
 const ASTRAY_WINDOWS: usize = 8;
+/// How far a time is behind the one before at least, while the fit is behind.
+const SLOW_US: u64 = 5_000;
 /// Arrivals of which the jitter is the mean, about.
 const JITTER_ARRIVALS: u64 = 256;
 
@@ -124,14 +126,15 @@ impl Clock {
 
     /// This machine's time of the board's, in µs: by the fit, and never back.
     ///
-    /// Where the fit has moved back under what was given, time goes at half its pace until it has caught up.
+    /// Where the fit has moved back under what was given, time goes at half its pace or 5 ms a call, whatever is less,
+    /// until the fit has caught up.
     pub fn host_us(&mut self, device_us: u64) -> i64 {
         let Some((device_0, host_0)) = self.origin else { return 0 };
         let x_us = device_us as f64 - device_0 as f64;
         let fitted_us = host_0.saturating_add((x_us + self.line.y_us(x_us)).round() as i64);
         let host_us = match self.given {
             Some((device, given_us)) if device != device_us => {
-                let slow_us = (device_us.saturating_sub(device) / 2).max(1);
+                let slow_us = (device_us.saturating_sub(device) / 2).clamp(1, SLOW_US);
                 fitted_us.max(given_us.saturating_add_unsigned(slow_us))
             }
             Some((_, given_us)) => given_us,

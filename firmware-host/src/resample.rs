@@ -23,14 +23,17 @@ pub struct Resampler {
     point: Box<[f32]>,
 }
 
+const MOST_US: u64 = 1 << 53;
+const MOST_POINTS: f64 = 1024.0;
+
 impl Resampler {
     /// Gives `rate_hz` samples of `channels` numbers a second.
     ///
     /// # Panics
     ///
-    /// The rate is no number of Hz above 0.
+    /// The rate is no number of Hz above 0, or above a million: points are told apart in µs.
     pub fn new(rate_hz: f64, channels: usize) -> Self {
-        assert!(rate_hz.is_finite() && rate_hz > 0.0, "a rate is a number of Hz above 0");
+        assert!(rate_hz > 0.0 && rate_hz <= 1e6, "a rate is a number of Hz above 0, a million at most");
         let row = || vec![0.0; channels].into_boxed_slice();
         Resampler {
             rate_hz,
@@ -46,15 +49,20 @@ impl Resampler {
     }
 
     /// Takes a sample of `[channels]`; then [`next`](Resampler::next) gives the points of the grid up to it. One whose
-    /// time is not behind that of the sample before is not used. Points that have not been taken are given up.
+    /// time is not behind that of the sample before is not used. Points that have not been taken are given up. Behind a leap
+    /// of more than 1024 points it starts over: so much is not made up from two samples.
     ///
     /// # Panics
     ///
     /// There is not one number for each channel.
     pub fn push(&mut self, time_us: i64, values: &[f32]) {
         assert_eq!(values.len(), self.newest.len(), "a sample has one number for each channel");
-        if self.has_newest && time_us <= self.newest_us {
+        // Times are exact as f64 up to 285 years from 0.
+        if time_us.unsigned_abs() > MOST_US || self.has_newest && time_us <= self.newest_us {
             return;
+        }
+        if self.has_newest && self.points(time_us - self.newest_us) > MOST_POINTS {
+            self.reset();
         }
         self.give_up();
         std::mem::swap(&mut self.before, &mut self.newest);
@@ -91,12 +99,16 @@ impl Resampler {
     /// Goes on behind the newest sample.
     fn give_up(&mut self) {
         if self.has_newest {
-            let reached = (self.newest_us - self.origin_us) as f64 * self.rate_hz / 1e6;
-            self.next = self.next.max(reached as u64);
+            self.next = self.next.max(self.points(self.newest_us - self.origin_us) as u64);
             while self.next_us() <= self.newest_us {
                 self.next += 1;
             }
         }
+    }
+
+    /// Points of the grid in a time.
+    fn points(&self, time_us: i64) -> f64 {
+        time_us as f64 * self.rate_hz / 1e6
     }
 
     fn next_us(&self) -> i64 {
@@ -196,6 +208,20 @@ mod tests {
         assert_eq!(given(&mut resampler, 4_700_000, 100.0), []);
         assert_eq!(given(&mut resampler, 4_000_000, 100.0), []);
         assert_eq!(given(&mut resampler, 5_700_000, 5.0), [(5_700_000, 5.0)]);
+    }
+
+    #[test]
+    fn a_leap_is_not_filled_and_no_time_is_too_far() {
+        let day_us = 86_400_000_000;
+        let samples: Vec<Row> =
+            [0, 1_000_000, day_us, day_us + 500_000].map(|time_us| (time_us, vec![1.0])).into();
+        let times: Vec<_> = resample(2.0, &samples).iter().map(|(time_us, _)| *time_us).collect();
+        assert_eq!(times, [0, 500_000, 1_000_000, day_us, day_us + 500_000]);
+        for rate_hz in [1e-300, 1.0, 1e6] {
+            let far = [i64::MIN, -(1 << 53), 0, 1, 1 << 53, i64::MAX].map(|time_us| (time_us, vec![1.0]));
+            let times: Vec<_> = resample(rate_hz, &far).iter().map(|(time_us, _)| *time_us).collect();
+            assert_eq!((times[0], times.is_sorted()), (-(1 << 53), true), "{rate_hz}");
+        }
     }
 
     #[test]

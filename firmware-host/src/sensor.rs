@@ -303,7 +303,7 @@ mod tests {
     const BUS: Error =
         Error::Bus { sensor: "fake", kind: ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address) };
 
-    /// Counts its reads; those in `failing` fail.
+    /// Counts its reads; those in `failing` fail, and the eighth takes 50 ms.
     struct Fake {
         reads: u32,
         failing: std::ops::Range<u32>,
@@ -331,6 +331,9 @@ mod tests {
         fn read(&mut self, values: &mut [f32]) -> Result<(), Error> {
             self.reads += 1;
             values[0] = self.reads as f32;
+            if self.reads == 8 {
+                thread::sleep(Duration::from_millis(50));
+            }
             if self.failing.contains(&self.reads) { Err(BUS) } else { Ok(()) }
         }
     }
@@ -354,10 +357,10 @@ mod tests {
         // Reads 5 and 6 fail and are tried again; 11 to 13 are all the tries of a sample.
         for (failing, errors, notices) in [(5..7, 2, 0), (11..14, 3, 2)] {
             let fake = Fake { reads: 0, failing, set_ups: set_ups.clone() };
-            let mut link = Link::open_sensor(Box::new(fake), 500.0, &LinkOptions::default()).unwrap();
+            let mut link = Link::open_sensor(Box::new(fake), 100.0, &LinkOptions::default()).unwrap();
             assert_eq!(link.stream().to_string(), "fake (0): n [1]");
             let (mut said, mut last, mut numbers) = (Vec::new(), None::<(u32, i64)>, 0);
-            let mut missing = 0;
+            let (mut missing, mut late_us) = (0, Vec::new());
             events(&mut link, |event| {
                 match event {
                     Event::Notice(notice) => said.push(notice.clone()),
@@ -367,6 +370,7 @@ mod tests {
                         assert!(numbers == 0 || sample.sequence > sequence && sample.time_us > time_us);
                         last = Some((sample.sequence, sample.time_us));
                         numbers += 1;
+                        late_us.push(sample.device_us as i64 - i64::from(sample.sequence) * 10_000);
                     }
                     event => panic!("{event:?}"),
                 }
@@ -376,7 +380,10 @@ mod tests {
             assert_eq!((counters.sensor_errors, said.len()), (errors, notices), "{said:?}");
             let (sequence, _) = last.unwrap();
             assert_eq!(u64::from(sequence) + 1, numbers + missing, "every number is used or missing");
-            assert!(missing >= u64::from(notices > 0));
+            assert!(missing >= 4, "{missing}: the samples of 50 ms");
+            // Numbers keep to the time, whatever was missed: of the last samples one at least is no later than the first.
+            let on_time = late_us[20..].iter().min().unwrap() - late_us[0];
+            assert!(on_time < 20_000, "{late_us:?}");
         }
         assert_eq!(*set_ups.lock().unwrap(), 1, "it was set up anew when it did not answer");
     }

@@ -40,6 +40,8 @@ pub struct Linked {
     /// The sample last taken off the link, `[size]`; empty before the first.
     last: Vec<f32>,
     last_us: i64,
+    /// When the sample of the ticket was taken, where samples are resampled.
+    came_us: i64,
     ticket: Ticket,
     /// Samples still to come that stand for missing ones: [`Linked::last`] once more.
     held: u64,
@@ -99,6 +101,7 @@ impl Linked {
             on_gap: options.on_gap,
             last: Vec::with_capacity(*size),
             last_us: 0,
+            came_us: 0,
             ticket: Ticket::default(),
             held: 0,
             follows: Follows::Next,
@@ -156,8 +159,8 @@ impl Linked {
 
     /// Takes one thing off the link; false when there is none yet.
     fn pump(&mut self) -> Result<bool> {
-        if let Some((time_us, values)) = self.resampler.as_mut().and_then(Resampler::next) {
-            self.last_us = time_us;
+        if let Some((grid_us, values)) = self.resampler.as_mut().and_then(Resampler::next) {
+            self.last_us = self.came_us - (self.ticket.device_us as i64 - grid_us);
             self.last.clear();
             self.last.extend_from_slice(values);
             self.ready = Some(Ready::Row(std::mem::take(&mut self.follows)));
@@ -192,7 +195,9 @@ impl Linked {
                 match &mut self.resampler {
                     Some(resampler) => {
                         let values: Vec<f32> = wanted.collect();
-                        resampler.push(sample.time_us, &values);
+                        // Even by the board's clock: this machine's is only known as well as the fit.
+                        resampler.push(sample.device_us as i64, &values);
+                        self.came_us = sample.time_us;
                     }
                     None => {
                         self.last.clear();
@@ -245,7 +250,7 @@ impl Linked {
             OnGap::Hold if !self.last.is_empty() => {
                 let by_time = (gap.us as f64 * 1e-6 * self.rate_hz()).round() as u64;
                 let missing = match (&self.resampler, gap.missing) {
-                    (None, Some(missing)) => missing,
+                    (None, Some(missing)) if gap.cause != GapCause::Paused => missing,
                     // As many as the time between two samples has room for.
                     _ => by_time.saturating_sub(1),
                 };
@@ -341,6 +346,7 @@ fn words(gap: &Gap) -> String {
         GapCause::Lost => "",
         GapCause::Restarted => ": the board has started over",
         GapCause::Unplugged => ": the port was gone",
+        GapCause::Paused => ": the board has paused",
     };
     format!("{what}{why}")
 }

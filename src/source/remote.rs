@@ -10,10 +10,10 @@ use super::bytes::Bytes;
 use super::saved::Saved;
 use super::tell::Teller;
 use super::uri::Uri;
-use super::{Format, Options, Started, What, csv, socket, tail, text_board};
+use super::{Format, Options, Started, What, csv, journal, mqtt, socket, tail, text_board};
 
 /// Schemes of live inputs.
-pub const SCHEMES: [&str; 6] = ["serial", "i2c", "tail", "tcp-listen", "tcp", "unix"];
+pub const SCHEMES: [&str; 8] = ["serial", "i2c", "tail", "journal", "tcp-listen", "tcp", "unix", "mqtt"];
 
 /// Whether `uri` is of a live input: one that is opened here.
 pub fn is_live(uri: &str) -> bool {
@@ -79,9 +79,14 @@ pub fn start(text: &str, input: &Input, options: &Options, saved: Option<&Saved>
                     matches!((input, options.format), (Input::Features { .. }, None | Some(Format::Csv)));
                 let is_json = |line: &[u8]| matches!(line.trim_ascii_start(), [b'{' | b'[', ..]);
                 let is_header = |line: &[u8]| is_csv && !is_json(line) && csv::has_names(line, options);
-                let (tail, start) = tail::Tail::open(uri, place, is_header, teller)?;
+                let (tail, start) = tail::Tail::open(uri, place, is_header, tail::Times::default(), teller)?;
                 Bytes::lines(tail, Some(start), stop)?
             }
+            "journal" => {
+                let (journal, start) = journal::Journal::open(uri, place, teller)?;
+                Bytes::lines(journal, Some(start), stop)?
+            }
+            "mqtt" => Bytes::lines(mqtt::Messages::open(uri, teller)?, None, stop)?,
             "tcp-listen" => Bytes::lines(socket::open_tcp_listen(&uri, teller)?, None, stop)?,
             "tcp" => Bytes::lines(socket::open_tcp(uri, teller)?, None, stop)?,
             _ => match socket::open_unix(uri, teller)? {

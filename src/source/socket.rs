@@ -72,11 +72,6 @@ impl Backoff {
         thread::sleep(left.min(POLL));
         left <= POLL
     }
-
-    /// How long until it may be tried.
-    pub fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
-    }
 }
 
 /// Lines of a client, or to whom one connects.
@@ -215,7 +210,8 @@ impl Origin for Connection {
 /// Where clients come.
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, OwnSocket),
+    /// The second is there to be dropped.
+    Unix(UnixListener, #[allow(dead_code)] OwnSocket),
 }
 
 /// A socket in the file system, gone with its listener.

@@ -44,9 +44,25 @@ const WINDOW: u64 = 256;
 /// Pieces without a line that are read at a time.
 const PIECES: usize = 64;
 
+/// What [`Tail`] waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Between two looks.
+    pub poll: Duration,
+    /// How long the writer of a renamed file is silent before the next file's turn.
+    pub grace: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { poll: POLL, grace: GRACE }
+    }
+}
+
 /// A file's lines, as they are written.
 pub struct Tail {
     folder: Folder,
+    times: Times,
     teller: Teller,
     /// The file that is read, and those behind it, oldest first.
     files: VecDeque<Open>,
@@ -140,6 +156,11 @@ impl Open {
         })
     }
 
+    /// Which file it is, and when it was last written to.
+    fn age(&self) -> io::Result<(Id, (i64, i64))> {
+        Ok((self.id, changed(&self.file.metadata()?)))
+    }
+
     /// Goes on behind bytes that were taken.
     fn advance(&mut self, taken: &[u8]) {
         self.at += taken.len() as u64;
@@ -167,6 +188,7 @@ impl Tail {
         mut uri: Uri,
         saved: Option<&Place>,
         is_header: impl Fn(&[u8]) -> bool,
+        times: Times,
         teller: Teller,
     ) -> Result<(Self, Mark)> {
         let path = path(&uri)?;
@@ -174,6 +196,7 @@ impl Tail {
         uri.end()?;
         let mut tail = Self {
             folder: Folder::of(path),
+            times,
             teller,
             files: VecDeque::new(),
             assembler: Assembler::new(LINE_MAX),
@@ -237,7 +260,9 @@ impl Tail {
 
     /// Looks whether the path names another file by now, and takes it in, and those between.
     fn look(&mut self) -> io::Result<()> {
-        if self.looked.is_some_and(|looked| looked.elapsed() < POLL) || self.files.len() >= FILES_MAX {
+        if self.looked.is_some_and(|looked| looked.elapsed() < self.times.poll)
+            || self.files.len() >= FILES_MAX
+        {
             return Ok(());
         }
         self.looked = Some(Instant::now());
@@ -246,20 +271,33 @@ impl Tail {
             Err(error) => return self.gone(error),
         };
         self.is_gone = false;
-        let is_known = |files: &VecDeque<Open>, id: Id| files.iter().any(|open| open.id == id);
-        if is_known(&self.files, Id::of(&metadata)) {
+        let id = Id::of(&metadata);
+        if self.files.iter().any(|open| open.id == id) {
             return Ok(());
         }
-        let last =
-            self.files.back().map(|open| Ok::<_, io::Error>((open.id, changed(&open.file.metadata()?))));
-        let behind = self.folder.behind(last.transpose()?)?;
-        for file in behind {
+        let behind = self.folder.behind(self.files.back().map(Open::age).transpose()?)?;
+        self.take_in(behind, self.files.len())
+    }
+
+    /// Takes in files that are not known yet, at that place among them.
+    fn take_in(&mut self, files: Vec<File>, at: usize) -> io::Result<()> {
+        let mut at = at;
+        for file in files {
             let open = Open::new(file, 0)?;
-            if !is_known(&self.files, open.id) && self.files.len() < FILES_MAX {
-                self.files.push_back(open);
+            if self.files.len() < 2 * FILES_MAX && self.files.iter().all(|known| known.id != open.id) {
+                self.files.insert(at, open);
+                at += 1;
             }
         }
         Ok(())
+    }
+
+    /// Takes in what is behind the first file and is not known: files that have come and gone between two looks, and copies
+    /// of those that were cut short before they were read.
+    fn look_behind_first(&mut self) -> io::Result<()> {
+        let Some(first) = self.files.front() else { return Ok(()) };
+        let behind = self.folder.behind(Some(first.age()?))?;
+        self.take_in(behind, 1)
     }
 
     /// What cannot be found may come back.
@@ -281,15 +319,9 @@ impl Tail {
             self.lose_the_rest(at);
             return Ok(());
         };
+        self.files.push_front(Open { is_done: true, ..copy });
         // It may have been cut short more than once.
-        let behind = self.folder.behind(Some((copy.id, copy.changed)))?;
-        let behind = behind.into_iter().map(|file| Open::new(file, 0)).collect::<io::Result<Vec<_>>>()?;
-        let is_new = |open: &Open| self.files.iter().all(|known| known.id != open.id);
-        let new: Vec<Open> = behind.into_iter().filter(is_new).take(FILES_MAX).collect();
-        for open in new.into_iter().rev().chain([copy]) {
-            self.files.push_front(Open { is_done: true, ..open });
-        }
-        Ok(())
+        self.look_behind_first()
     }
 
     fn lose_the_rest(&mut self, at: u64) {
@@ -306,17 +338,19 @@ impl Tail {
         match self.files.len() {
             0 | 1 => false,
             // Somebody may still write to a file that was renamed just now.
-            2 => self.files[0].is_done || quiet.elapsed() >= GRACE,
+            2 => self.files[0].is_done || quiet.elapsed() >= self.times.grace,
             _ => true,
         }
     }
 
     /// Leaves the first file.
-    fn next_file(&mut self) {
+    fn next_file(&mut self) -> io::Result<()> {
+        self.look_behind_first()?;
         self.assembler.cut();
         self.teller.count(&mut self.assembler);
         self.files.pop_front();
         self.quiet = None;
+        Ok(())
     }
 
     /// Reads a piece of the first file; whether it is worth to ask again at once.
@@ -334,7 +368,7 @@ impl Tail {
                 self.teller.count(&mut self.assembler);
             }
             Piece::CutShort => self.cut_short()?,
-            Piece::Nothing if self.is_over() => self.next_file(),
+            Piece::Nothing if self.is_over() => self.next_file()?,
             Piece::Nothing => return Ok(false),
         }
         Ok(true)
@@ -356,7 +390,7 @@ impl Origin for Tail {
                 return Ok(Came::Chunk(Some(Mark { cursor: open.cursor.clone(), offset })));
             }
             if !goes_on {
-                thread::sleep(POLL);
+                thread::sleep(self.times.poll);
                 return Ok(Came::Nothing);
             }
         }

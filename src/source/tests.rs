@@ -373,7 +373,19 @@ fn what_is_no_file_says_so() {
     check(directory, &format!("input {directory}: is a directory, expected a file"));
     check("no/such.csv", "input no/such.csv: No such file or directory (os error 2)");
     check("file://no/such.csv", "input no/such.csv: No such file or directory (os error 2)");
-    check("mqtt://x", "input \"mqtt://x\": expected a path, a file:// URI, or - for standard input");
+    let schemes =
+        "`serial://`, `i2c://`, `tail://`, `journal://`, `tcp-listen://`, `tcp://`, `unix://`, `mqtt://`";
+    let expected = format!(
+        "input \"kafka://x\": expected a path, a file:// URI, - for standard input, or one of {schemes}"
+    );
+    check("kafka://x", &expected);
+    check("mqtt://x", "input mqtt://x: is not mqtt://[user:password@]HOST[:PORT]/TOPIC");
+    check(
+        "tail:///dev/null",
+        "input tail:///dev/null: is no file, which alone can be followed: give its path as it is",
+    );
+    check("tcp-listen://here", "input tcp-listen://here: has address \"here\", expected HOST:PORT");
+    check("unix:///dev/null", "input unix:///dev/null: /dev/null is no socket");
 }
 
 /// The same bytes for ever.

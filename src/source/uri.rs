@@ -102,7 +102,7 @@ impl Uri {
 }
 
 /// Text with its `%XX` made bytes.
-fn decoded(text: &str) -> Result<String> {
+pub fn decoded(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, behind)) = rest.split_first() {

@@ -55,7 +55,8 @@ impl Board {
         let (link, ledger) = (path(&format!("{name}.tty")), path(&format!("{name}.json")));
         let _ = fs::remove_file(&ledger);
         let own = ["simulate", "--port", "pty", "--link", &link, "--ledger", &ledger];
-        let mut child = mcedge(&[&own, args].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            mcedge(&[&own, args].concat()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         let mut stdout: BufReader<ChildStdout> = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
@@ -158,7 +159,14 @@ fn of_a_bad_cable_every_whole_sample_is_used_once() {
 fn a_stream_goes_on_after_being_unplugged_twenty_times() {
     let start = Instant::now();
     let (ledger, said) = check_faults("unplugged", "500", &["--unplug", "190:50ms"]);
-    println!("{} unplugs in {:?}: {said}", ledger["unplugs"], start.elapsed());
+    // How long the port was gone, and how long it took to see that it was back.
+    let waits = said
+        .lines()
+        .filter_map(|line| line.split_once(" is back after ")?.1.strip_suffix(" s")?.parse().ok());
+    let waits: Vec<f64> = waits.collect();
+    println!("{} unplugs in {:?}, back after {waits:?} s", ledger["unplugs"], start.elapsed());
+    assert_eq!(waits.len() as u64, ledger["unplugs"].as_u64().unwrap(), "{said}");
+    assert!(waits.iter().all(|&wait| wait < 1.05), "{waits:?}");
     assert!(ledger["unplugs"].as_u64().unwrap() >= 20, "{ledger}");
     assert_eq!(counted(&said, " reconnects"), ledger["unplugs"].as_u64().unwrap(), "{said}");
 }
@@ -194,10 +202,7 @@ fn a_gap_does_what_was_asked_for() {
     let (found, said) = outputs("hold", &board.uri, &["--on-gap", "hold"]);
     let missing = destroyed(&board.ledger());
     assert!(missing.len() > 2, "{missing:?}");
-    assert!(
-        missing[0].start > 0 && missing.iter().all(|gap| gap.end < 1000),
-        "choose another seed: {missing:?}"
-    );
+    assert!(missing[0].start > 0, "choose another seed: {missing:?}");
     let mut held = rows.clone();
     for gap in &missing {
         let last = rows[gap.start - 1];
@@ -221,7 +226,7 @@ fn a_gap_does_what_was_asked_for() {
     let starts = [0].into_iter().chain(missing.iter().map(|gap| gap.end));
     let ends = missing.iter().map(|gap| gap.start).chain([1000]);
     let mut expected = Vec::new();
-    for (start, end) in starts.zip(ends) {
+    for (start, end) in starts.zip(ends).filter(|(start, end)| start < end) {
         let part = file("stretch.csv", format!("{header}\n{}\n", rows[start..end].join("\n")));
         expected.extend(values(&outputs("stretch", &part, &[]).0));
     }
@@ -273,7 +278,7 @@ fn samples_at_another_rate_are_resampled_or_refused() {
 #[test]
 fn a_run_on_a_board_goes_on_from_its_snapshot() {
     let recording = recording("resumed.csv", 1000);
-    let mut board = Board::start("resumed", &["--input", &recording, "--rate", "1", "--speed", "400"]);
+    let mut board = Board::start("resumed", &["--input", &recording, "--rate", "400"]);
     let (output, state) = (path("resumed.csv"), path("resumed.state"));
     for old in [output.clone(), state.clone(), format!("{state}.previous")] {
         let _ = fs::remove_file(old);
@@ -281,7 +286,7 @@ fn a_run_on_a_board_goes_on_from_its_snapshot() {
     let args = [
         "run",
         PUMP,
-        "--no-chunks",
+        "--any-rate",
         "--input",
         &board.uri,
         "--output",

@@ -99,9 +99,13 @@ impl<'s> Stream<'s> {
         }
         // Those for which this comes too late.
         let missed = (now_ns - due_ns) / self.period_ns();
-        self.due_ns = Some(due_ns.saturating_add((missed + 1).saturating_mul(self.period_ns())));
+        self.due_ns = Some(due_ns.saturating_add(missed.saturating_add(1).saturating_mul(self.period_ns())));
         if missed > 0 {
             self.skip(missed as u32, sender);
+        }
+        // No record spans more.
+        if now_us.saturating_sub(self.span_us.0) > u64::from(u32::MAX) {
+            self.flush(sender);
         }
         match self.sample(now_us) {
             Ok(()) if self.is_due() => self.flush(sender),
@@ -159,7 +163,7 @@ impl<'s> Stream<'s> {
         if count == 0 {
             return;
         }
-        let span_us = (self.span_us.1 - self.span_us.0) as u32;
+        let span_us = self.span_us.1.saturating_sub(self.span_us.0) as u32;
         let channels = self.sensor.channels().len() as u8;
         let data = &self.data[..self.length];
         let body = Body::Samples(Samples { span_us, element: self.sensor.element(), channels, data });

@@ -85,6 +85,7 @@ struct Heard {
     descriptors: Vec<(u32, f32)>,
     /// Number and value of each sample.
     samples: Vec<(u32, f32)>,
+    times_us: Vec<u64>,
     /// Samples of each frame.
     frames: Vec<usize>,
     statuses: Vec<(u64, u32, Status)>,
@@ -108,6 +109,9 @@ impl Line {
                 Body::Samples(samples) => {
                     let numbers: Vec<_> = samples.numbers().collect();
                     heard.frames.push(samples.len());
+                    let times_us =
+                        (0..samples.len()).map(|sample| record.time_us + samples.offset_us(sample));
+                    heard.times_us.extend(times_us);
                     for (number, sample) in numbers.chunks(2).zip(record.sequence..) {
                         assert_eq!(number[0], -number[1]);
                         heard.samples.push((sample, number[0]));
@@ -163,6 +167,7 @@ fn every_sample_is_sent_once_and_in_time() {
             assert_eq!(heard.bad, 0);
             for (i, &(sequence, number)) in heard.samples.iter().enumerate() {
                 assert_eq!((sequence, number), (i as u32, i as f32 + 1.0), "{element:?}");
+                assert!(heard.times_us[i].abs_diff(heard.times_us[0] + i as u64 * 10_000) < 10);
             }
             assert!((995..=1000).contains(&heard.samples.len()), "{}", heard.samples.len());
             // Samples 0, 10, 20, 30 and 40 ms after the first; one at 50 ms would be too late for it.
@@ -190,6 +195,38 @@ fn samples_that_the_loop_missed_are_counted_as_dropped() {
         let (_, sequence, status) = *heard.statuses.last().unwrap();
         assert_eq!((sequence, status.dropped), (101, 93));
     });
+}
+
+#[test]
+fn a_frame_that_is_full_is_sent() {
+    for (element, most) in [(Element::I16, 294), (Element::F32, 147)] {
+        let (mut counter, line) = (Counter::new(element), Line::default());
+        let mut streams = [Stream::new(&mut counter, 4, 1000.0, u32::MAX).unwrap()];
+        streams[0].start();
+        let mut board: Board<_> = Board::new(line.clone(), 77, &mut streams);
+        (0..900).for_each(|sample| _ = board.poll(sample * 1000));
+        let heard = line.heard();
+        assert_eq!(heard.frames, vec![most; 900 / most]);
+        assert!(heard.samples.iter().all(|&(sequence, number)| number == sequence as f32 + 1.0));
+    }
+}
+
+/// A sample an hour, of which one comes almost an hour late: no record can span that.
+#[test]
+fn a_slow_stream_keeps_its_times() {
+    const HOUR_US: u64 = 3_600_000_000;
+    let (mut counter, line) = (Counter::new(Element::I16), Line::default());
+    let mut streams = [Stream::new(&mut counter, 4, 1.0 / 3600.0, u32::MAX).unwrap()];
+    streams[0].start();
+    let mut board: Board<_> = Board::new(line.clone(), 77, &mut streams);
+    for now_us in [0, 2 * HOUR_US - 1_000_000, 2 * HOUR_US, 3 * HOUR_US] {
+        board.poll(now_us);
+    }
+    board.receive(&command(4, Body::Stop), 3 * HOUR_US, nobody);
+    let heard = line.heard();
+    assert_eq!(heard.samples.iter().map(|sample| sample.0).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(heard.times_us, [0, 2 * HOUR_US - 1_000_000, 2 * HOUR_US, 3 * HOUR_US]);
+    assert_eq!(heard.bad, 0);
 }
 
 #[test]

@@ -72,6 +72,8 @@ pub enum GapCause {
     Restarted,
     /// The port was gone for a while.
     Unplugged,
+    /// The board took none for a while, by its own clock: none are missing by their numbers.
+    Paused,
 }
 
 /// What a link has seen and done since it was opened.

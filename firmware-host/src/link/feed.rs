@@ -20,6 +20,8 @@ pub struct Feed {
     staged: VecDeque<Staged>,
     /// The last sample's time that was given.
     last_us: Option<i64>,
+    /// The same by the board's clock, since its start.
+    last_device_us: Option<u64>,
     /// The port has gone since the last sample.
     is_unplugged: bool,
     /// What is added to this machine's running time for the time of day.
@@ -53,6 +55,8 @@ struct Frame {
     next: usize,
 }
 
+/// More periods than this between two samples that follow each other are a pause.
+const PAUSE_PERIODS: f64 = 8.0;
 /// A time of day that is further off than this has been set, not kept badly.
 const CLOCK_STEP_US: i64 = 100_000;
 
@@ -66,6 +70,7 @@ impl Feed {
             frame: Frame::default(),
             staged: VecDeque::new(),
             last_us: None,
+            last_device_us: None,
             is_unplugged: false,
             wall_us: None,
             has_ended: false,
@@ -109,7 +114,7 @@ impl Feed {
         self.frame.next += 1;
         let device_us = self.frame.device_us(at);
         let time_us = self.time_us(device_us);
-        self.last_us = Some(time_us);
+        (self.last_us, self.last_device_us) = (Some(time_us), Some(device_us));
         let channels = self.stream.channels.len();
         let values = &self.frame.values[at * channels..][..channels];
         Sample { sequence: self.frame.sequence.wrapping_add(at as u32), device_us, time_us, values }
@@ -213,6 +218,7 @@ impl Feed {
         let followed = follow(&mut self.track, place);
         if self.track.counts().restarts > restarts {
             self.clock.restart();
+            self.last_device_us = None;
             self.dropped = 0;
             self.notice("the board has started over".into());
         }
@@ -221,7 +227,9 @@ impl Feed {
 
     /// Says what is missing before what was taken at `device_us`.
     fn stage_gap(&mut self, device_us: u64) {
-        let Some(Missing { samples, has_restarted }) = self.track.take_gap() else { return };
+        let Some(Missing { samples, has_restarted }) = self.track.take_gap() else {
+            return self.stage_pause(device_us);
+        };
         let cause = match (has_restarted, self.is_unplugged) {
             (true, _) => GapCause::Restarted,
             (false, true) => GapCause::Unplugged,
@@ -232,6 +240,16 @@ impl Feed {
         let us = self.last_us.map_or(alone_us, |last_us| next_us.saturating_sub(last_us));
         let missing = (!has_restarted).then_some(samples);
         self.staged.push_back(Staged::Gap(Gap { missing, us, cause }));
+    }
+
+    /// Says that time is missing, where no sample is.
+    fn stage_pause(&mut self, device_us: u64) {
+        let (Some(last_us), Some(last_device_us)) = (self.last_us, self.last_device_us) else { return };
+        let pause_us = device_us.saturating_sub(last_device_us);
+        if pause_us as f64 * self.stream.rate_hz > PAUSE_PERIODS * 1e6 {
+            let us = self.time_us(device_us).saturating_sub(last_us);
+            self.staged.push_back(Staged::Gap(Gap { missing: Some(0), us, cause: GapCause::Paused }));
+        }
     }
 
     /// Keeps to the time of day, which somebody may set.
@@ -316,6 +334,22 @@ mod tests {
         let before = samples(&mut feed, head(1, 7, -3_600_000_000));
         assert_eq!(before, [set, "7 at -3599928000 is [3.0]"]);
         assert_eq!(feed.clock().offset_us, NOON_US + 2_000 - 3_600_000_000);
+    }
+
+    #[test]
+    fn time_without_samples_is_a_gap_in_which_none_are_missing() {
+        let mut feed = feed();
+        samples(&mut feed, head(1, 0, 0));
+        let late = |sequence, late_us: u64| {
+            let mut head = head(1, sequence, 0);
+            head.time_us += late_us;
+            (head.at.mono_us, head.at.wall_us) =
+                (head.at.mono_us + late_us as i64, head.at.wall_us + late_us as i64);
+            head
+        };
+        assert_eq!(samples(&mut feed, late(1, 70_000)), ["1 at 82000 is [3.0]"], "eight periods");
+        assert_eq!(samples(&mut feed, late(2, 150_001)), ["Paused Some(0) 90001", "2 at 172001 is [3.0]"]);
+        assert_eq!(feed.track.counts().missing, 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! `std` makes the CRC faster with tables of 16 KiB in place of 1 KiB.
 #![no_std]
 
+mod codec;
 mod decode;
 mod fields;
 mod frame;

@@ -1,12 +1,9 @@
-//! Records: what a board and a host say to each other.
+//! Records: what a board and a host say to each other. Their bytes are in `codec`.
 
 use core::fmt;
 
-use crate::fields::Fields;
-use crate::{ALL_STREAMS, MAX_CHANNELS, VERSION};
-
-/// Bytes of what every record begins with.
-pub(crate) const HEADER_BYTES: usize = 16;
+use crate::VERSION;
+use crate::codec::CHANNEL_BYTES;
 
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -192,221 +189,7 @@ pub enum Field {
     Values,
 }
 
-/// Kinds of records, as they stand in the second byte.
-mod kind {
-    pub const DESCRIPTOR: u8 = 0x01;
-    pub const SAMPLES: u8 = 0x02;
-    pub const STATUS: u8 = 0x03;
-    pub const DESCRIBE: u8 = 0x81;
-    pub const START: u8 = 0x82;
-    pub const STOP: u8 = 0x83;
-    pub const RATE: u8 = 0x84;
-    pub const PREDICTION: u8 = 0x85;
-}
-
-const NAME_BYTES: usize = 24;
-const UNIT_BYTES: usize = 8;
-const CHANNEL_BYTES: usize = NAME_BYTES + UNIT_BYTES + 4;
-
-impl<'a> Record<'a> {
-    /// The record that `bytes` are.
-    ///
-    /// # Errors
-    ///
-    /// They are none, or none of this version.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
-        let length = RecordError::Length { found: bytes.len() };
-        let mut fields = Fields(bytes);
-        let version = fields.u8().ok_or(length)?;
-        if version != VERSION {
-            return Err(RecordError::Version { found: version });
-        }
-        let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or(length)?;
-        let mut header = Fields(&header[1..]);
-        let mut fields = Fields(body);
-        let mut decode = || {
-            let kind = header.u8()?;
-            let (stream, boot, sequence, time_us) =
-                (header.u8()?, header.u8()?, header.u32()?, header.u64()?);
-            let body = Body::decode(kind, &mut fields)?;
-            Some(body.map(|body| Record { stream, boot, sequence, time_us, body }))
-        };
-        let record = decode().ok_or(length)??;
-        if !fields.0.is_empty() {
-            return Err(length);
-        }
-        record.check()?;
-        Ok(record)
-    }
-
-    /// Gives the record's bytes to `write`, some at a time.
-    ///
-    /// # Errors
-    ///
-    /// A field is out of its range; `write` fails.
-    pub(crate) fn encode<E: From<RecordError>>(
-        &self,
-        mut write: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.check()?;
-        let mut header = [0; HEADER_BYTES];
-        header[..4].copy_from_slice(&[VERSION, self.body.kind(), self.stream, self.boot]);
-        header[4..8].copy_from_slice(&self.sequence.to_le_bytes());
-        header[8..].copy_from_slice(&self.time_us.to_le_bytes());
-        write(&header)?;
-        self.body.encode(write)
-    }
-
-    fn check(&self) -> Result<(), RecordError> {
-        let may_be_of_all = matches!(self.body, Body::Describe | Body::Start | Body::Stop | Body::Rate(_));
-        ensure(may_be_of_all || self.stream != ALL_STREAMS, Field::Stream)?;
-        self.body.check()
-    }
-}
-
-impl<'a> Body<'a> {
-    fn kind(&self) -> u8 {
-        match self {
-            Body::Descriptor(_) => kind::DESCRIPTOR,
-            Body::Samples(_) => kind::SAMPLES,
-            Body::Status(_) => kind::STATUS,
-            Body::Describe => kind::DESCRIBE,
-            Body::Start => kind::START,
-            Body::Stop => kind::STOP,
-            Body::Rate(_) => kind::RATE,
-            Body::Prediction(_) => kind::PREDICTION,
-        }
-    }
-
-    /// Reads the body of a record of this kind; nothing where there are too few bytes.
-    fn decode(kind: u8, fields: &mut Fields<'a>) -> Option<Result<Self, RecordError>> {
-        Some(Ok(match kind {
-            kind::DESCRIPTOR => match Descriptor::decode(fields)? {
-                Ok(descriptor) => Body::Descriptor(descriptor),
-                Err(error) => return Some(Err(error)),
-            },
-            kind::SAMPLES => match Samples::decode(fields)? {
-                Ok(samples) => Body::Samples(samples),
-                Err(error) => return Some(Err(error)),
-            },
-            kind::STATUS => {
-                let Some(state) = State::from_byte(fields.u32()?) else {
-                    return Some(Err(RecordError::Field(Field::State)));
-                };
-                let (dropped, received, bad) = (fields.u32()?, fields.u32()?, fields.u32()?);
-                Body::Status(Status { state, dropped, received, bad })
-            }
-            kind::DESCRIBE => Body::Describe,
-            kind::START => Body::Start,
-            kind::STOP => Body::Stop,
-            kind::RATE => Body::Rate(fields.f32()?),
-            kind::PREDICTION => {
-                let (score, count) = (fields.f32()?, fields.u32()?);
-                let score = Some(score).filter(|score| !score.is_nan());
-                let values = Values::Encoded(fields.bytes(usize::try_from(count).ok()?.checked_mul(4)?)?);
-                Body::Prediction(Prediction { score, values })
-            }
-            found => return Some(Err(RecordError::Kind { found })),
-        }))
-    }
-
-    fn encode<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        match self {
-            Body::Descriptor(descriptor) => descriptor.encode(write),
-            Body::Samples(samples) => samples.encode(write),
-            Body::Status(Status { state, dropped, received, bad }) => {
-                write(&u32::from(state.byte()).to_le_bytes())?;
-                [dropped, received, bad].into_iter().try_for_each(|count| write(&count.to_le_bytes()))
-            }
-            Body::Describe | Body::Start | Body::Stop => Ok(()),
-            Body::Rate(rate_hz) => write(&rate_hz.to_le_bytes()),
-            Body::Prediction(Prediction { score, values }) => {
-                write(&score.unwrap_or(f32::NAN).to_le_bytes())?;
-                write(&(values.len() as u32).to_le_bytes())?;
-                values.iter().try_for_each(|value| write(&value.to_le_bytes()))
-            }
-        }
-    }
-
-    fn check(&self) -> Result<(), RecordError> {
-        match self {
-            Body::Descriptor(descriptor) => descriptor.check(),
-            Body::Samples(samples) => samples.check(),
-            Body::Rate(rate_hz) => ensure(is_rate(*rate_hz), Field::Rate),
-            Body::Prediction(prediction) => ensure(prediction.values.len() <= 255, Field::Values),
-            Body::Status(_) | Body::Describe | Body::Start | Body::Stop => Ok(()),
-        }
-    }
-}
-
-impl<'a> Descriptor<'a> {
-    fn decode(fields: &mut Fields<'a>) -> Option<Result<Self, RecordError>> {
-        let rate_hz = fields.f32()?;
-        let element = Element::from_byte(fields.u8()?);
-        let channels = usize::from(fields.u8()?);
-        let rest = fields.u16()?;
-        let name = text(fields.bytes(NAME_BYTES)?);
-        let channels = Channels::Encoded(fields.bytes(channels * CHANNEL_BYTES)?);
-        let Some(element) = element else { return Some(Err(RecordError::Field(Field::Element))) };
-        let (Some(name), 0) = (name, rest) else { return Some(Err(RecordError::Field(Field::Text))) };
-        let Channels::Encoded(bytes) = channels else { return None };
-        let has_text = |channel: &[u8]| {
-            text(&channel[..NAME_BYTES]).is_some() && text(&channel[NAME_BYTES..][..UNIT_BYTES]).is_some()
-        };
-        if !bytes.chunks_exact(CHANNEL_BYTES).all(has_text) {
-            return Some(Err(RecordError::Field(Field::Text)));
-        }
-        Some(Ok(Descriptor { name, rate_hz, element, channels }))
-    }
-
-    fn encode<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        write(&self.rate_hz.to_le_bytes())?;
-        write(&[self.element.byte(), self.channels.len() as u8, 0, 0])?;
-        write(&padded::<NAME_BYTES>(self.name))?;
-        self.channels.iter().try_for_each(|channel| {
-            write(&padded::<NAME_BYTES>(channel.name))?;
-            write(&padded::<UNIT_BYTES>(channel.unit))?;
-            write(&channel.scale.to_le_bytes())
-        })
-    }
-
-    fn check(&self) -> Result<(), RecordError> {
-        let Descriptor { name, rate_hz, channels, .. } = *self;
-        ensure((1..=MAX_CHANNELS).contains(&channels.len()), Field::Channels)?;
-        ensure(is_rate(rate_hz), Field::Rate)?;
-        ensure(is_text(name, NAME_BYTES), Field::Text)?;
-        channels.iter().try_for_each(|Channel { name, unit, scale }| {
-            ensure(is_text(name, NAME_BYTES) && is_text(unit, UNIT_BYTES), Field::Text)?;
-            ensure(scale.is_finite() && scale != 0.0, Field::Scale)
-        })
-    }
-}
-
 impl<'a> Samples<'a> {
-    fn decode(fields: &mut Fields<'a>) -> Option<Result<Self, RecordError>> {
-        let span_us = fields.u32()?;
-        let element = Element::from_byte(fields.u8()?);
-        let (channels, samples) = (fields.u8()?, usize::from(fields.u16()?));
-        let Some(element) = element else { return Some(Err(RecordError::Field(Field::Element))) };
-        let data = fields.bytes(samples * usize::from(channels) * element.bytes())?;
-        Some(Ok(Samples { span_us, element, channels, data }))
-    }
-
-    fn encode<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        write(&self.span_us.to_le_bytes())?;
-        write(&[self.element.byte(), self.channels])?;
-        write(&(self.len() as u16).to_le_bytes())?;
-        write(self.data)
-    }
-
-    fn check(&self) -> Result<(), RecordError> {
-        let sample = usize::from(self.channels) * self.element.bytes();
-        ensure((1..=MAX_CHANNELS).contains(&usize::from(self.channels)), Field::Channels)?;
-        let is_whole = !self.data.is_empty() && self.data.len().is_multiple_of(sample);
-        ensure(is_whole && self.data.len() <= crate::MAX_RECORD - HEADER_BYTES - 8, Field::Samples)?;
-        ensure(self.len() > 1 || self.span_us == 0, Field::Span)
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.data.len() / (usize::from(self.channels) * self.element.bytes()).max(1)
@@ -439,18 +222,6 @@ impl Element {
         }
     }
 
-    fn byte(self) -> u8 {
-        match self {
-            Element::I16 => 0,
-            Element::I32 => 1,
-            Element::F32 => 2,
-        }
-    }
-
-    fn from_byte(byte: u8) -> Option<Self> {
-        [Element::I16, Element::I32, Element::F32].into_iter().find(|element| element.byte() == byte)
-    }
-
     /// `bytes` are as many as [`Element::bytes`].
     fn number(self, bytes: &[u8]) -> f32 {
         match (self, bytes) {
@@ -459,22 +230,6 @@ impl Element {
             (Element::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
             _ => f32::NAN,
         }
-    }
-}
-
-impl State {
-    fn byte(self) -> u8 {
-        match self {
-            State::Stopped => 0,
-            State::Running => 1,
-            State::Ended => 2,
-        }
-    }
-
-    fn from_byte(byte: u32) -> Option<Self> {
-        [State::Stopped, State::Running, State::Ended]
-            .into_iter()
-            .find(|state| u32::from(state.byte()) == byte)
     }
 }
 
@@ -498,7 +253,9 @@ impl<'a> Channels<'a> {
             Channels::Listed(channels) => (channels, &[][..]),
             Channels::Encoded(bytes) => (&[][..], bytes),
         };
-        listed.iter().copied().chain(encoded.chunks_exact(CHANNEL_BYTES).map(Channel::decode))
+        // The bytes have been checked.
+        let encoded = encoded.chunks_exact(CHANNEL_BYTES).filter_map(|bytes| Channel::decode(bytes).ok());
+        listed.iter().copied().chain(encoded)
     }
 }
 
@@ -511,16 +268,6 @@ impl PartialEq for Channels<'_> {
 impl fmt::Debug for Channels<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-impl<'a> Channel<'a> {
-    /// `bytes` are [`CHANNEL_BYTES`] whose texts have been checked.
-    fn decode(bytes: &'a [u8]) -> Self {
-        let mut fields = Fields(bytes);
-        let mut of = |count| fields.bytes(count).and_then(text).unwrap_or_default();
-        let (name, unit) = (of(NAME_BYTES), of(UNIT_BYTES));
-        Channel { name, unit, scale: fields.f32().unwrap_or_default() }
     }
 }
 
@@ -559,33 +306,6 @@ impl fmt::Debug for Values<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
-}
-
-fn ensure(holds: bool, field: Field) -> Result<(), RecordError> {
-    if holds { Ok(()) } else { Err(RecordError::Field(field)) }
-}
-
-fn is_rate(rate_hz: f32) -> bool {
-    rate_hz.is_finite() && rate_hz > 0.0
-}
-
-fn is_text(text: &str, most: usize) -> bool {
-    text.len() <= most && !text.chars().any(char::is_control)
-}
-
-/// The text of a field, which is UTF-8 and then zeros. It has no control characters: it is shown on terminals.
-fn text(field: &[u8]) -> Option<&str> {
-    let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
-    let (text, rest) = field.split_at(end);
-    let is_padded = rest.iter().all(|&byte| byte == 0);
-    core::str::from_utf8(text).ok().filter(|text| is_padded && is_text(text, field.len()))
-}
-
-/// `text`, of `N` bytes at most, and then zeros.
-fn padded<const N: usize>(text: &str) -> [u8; N] {
-    let mut field = [0; N];
-    field[..text.len()].copy_from_slice(text.as_bytes());
-    field
 }
 
 impl fmt::Display for RecordError {

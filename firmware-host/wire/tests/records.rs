@@ -153,6 +153,7 @@ fn bytes_that_are_no_record_are_an_error_that_names_what_was_found() {
         (vec![], RecordError::Length { found: 0 }),
         (header(1, 0x81, 255)[..15].to_vec(), RecordError::Length { found: 15 }),
         (vec![2], RecordError::Version { found: 2 }),
+        (header(0, 0x81, 255), RecordError::Version { found: 0 }),
         (header(2, 0x81, 255), RecordError::Version { found: 2 }),
         (header(1, 0x04, 3), RecordError::Kind { found: 4 }),
         (with(0x81, &[0]), RecordError::Length { found: 17 }),
@@ -165,7 +166,7 @@ fn bytes_that_are_no_record_are_an_error_that_names_what_was_found() {
         (with(0x02, &[0, 0, 0, 0, 3, 1, 1, 0, 9, 9]), RecordError::Field(Field::Element)),
         (with(0x02, &[0, 0, 0, 0, 0, 1, 0, 0]), RecordError::Field(Field::Samples)),
         (with(0x02, &[0, 0, 0, 0, 0, 0, 9, 0]), RecordError::Field(Field::Channels)),
-        (with(0x85, &[0, 0, 0, 0, 255, 255, 255, 255]), RecordError::Length { found: 24 }),
+        (with(0x85, &[0, 0, 0, 0, 255, 255, 255, 255]), RecordError::Field(Field::Values)),
         (
             with(0x85, &[&[0, 0, 0, 0, 0, 1, 0, 0][..], &[0; 1024]].concat()),
             RecordError::Field(Field::Values),

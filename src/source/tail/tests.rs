@@ -53,7 +53,8 @@ impl Logs {
 
     fn open(&self, query: &str, saved: Option<&Place>) -> (Tail, Mark) {
         let uri = Uri::parse(&format!("tail://{}{query}", self.path("").display())).unwrap().unwrap();
-        Tail::open(uri, saved, |line| line.starts_with(b"time,"), Teller::new("test")).unwrap()
+        Tail::open(uri, saved, |line| line.starts_with(b"time,"), Times::default(), Teller::new("test"))
+            .unwrap()
     }
 }
 
@@ -300,7 +301,10 @@ fn what_cannot_be_followed_says_why() {
     let logs = Logs::new("errors");
     let error = |what: &str| {
         let uri = Uri::parse(&format!("tail://{what}")).unwrap().unwrap();
-        format!("{:#}", Tail::open(uri, None, |_| false, Teller::new("test")).err().unwrap())
+        format!(
+            "{:#}",
+            Tail::open(uri, None, |_| false, Times::default(), Teller::new("test")).err().unwrap()
+        )
     };
     assert!(error(logs.folder.to_str().unwrap()).contains("is a directory, expected a file"));
     assert!(error("/dev/null").contains("is no file, which alone can be followed"));
@@ -308,6 +312,28 @@ fn what_cannot_be_followed_says_why() {
     assert!(error("x?form=end").contains("has `form` behind the ?, expected `from`"));
     let uri = Uri::parse("tail://x").unwrap().unwrap();
     let other = Place { cursor: "s=12;i=3".into(), ..Place::default() };
-    let error = Tail::open(uri, Some(&other), |_| false, Teller::new("test")).err().unwrap();
+    let error =
+        Tail::open(uri, Some(&other), |_| false, Times::default(), Teller::new("test")).err().unwrap();
     assert!(error.to_string().contains("the snapshot is of another input"), "{error}");
+}
+
+/// Truncated and filled again to the very length that was read of it.
+#[test]
+fn a_file_of_the_same_length_is_another() {
+    for round in 0..4 {
+        let logs = Logs::new("same");
+        let mut reader = Reader::of(logs.open("?from=start", None));
+        fs::write(logs.path(""), "line 000000000\nline 000000001\n").unwrap();
+        reader.read_to(2);
+        if round % 2 == 0 {
+            let mut file = OpenOptions::new().append(true).open(logs.path("")).unwrap();
+            file.write_all(b"line 000000002\n").unwrap();
+        }
+        fs::copy(logs.path(""), logs.path(".1")).unwrap();
+        let file = OpenOptions::new().write(true).open(logs.path("")).unwrap();
+        file.set_len(0).unwrap();
+        (&file).write_all(b"line 000000003\nline 000000004\n").unwrap();
+        reader.read_to(if round % 2 == 0 { 5 } else { 4 });
+        assert!(reader.lines.last().is_some_and(|line| line.ends_with('4')));
+    }
 }

@@ -5,6 +5,7 @@
 mod budget;
 mod models;
 mod policies;
+mod sinks;
 mod sources;
 mod state;
 mod streams;

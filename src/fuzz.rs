@@ -20,10 +20,11 @@ use rumqttc::QoS;
 use source::assembler::Assembler;
 use source::live::{Came, Origin};
 use source::mqtt::Address;
+use source::saved::Place;
 use source::tail::{Tail, Times};
 use source::tell::Teller;
 use source::uri::Uri;
-use source::{Bytes, Format, Next, Options, Place, Source};
+use source::{Bytes, Format, Next, Options, Source};
 
 /// Flags that cannot stand together.
 #[derive(Debug)]

@@ -368,6 +368,7 @@ impl Args {
             streams: self.has_streams(),
             saved: saved.map(|saved| &saved.sink),
             keeps_rows: !inputs.can_go_back(),
+            snapshots: self.state.state.is_some(),
         };
         let saved = saved.and_then(|saved| saved.gates.as_ref());
         let gates = self.gates.as_ref().map(|uri| {

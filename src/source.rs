@@ -13,8 +13,8 @@ pub mod live;
 pub mod mqtt;
 mod npy;
 mod remote;
-mod saved;
-mod socket;
+pub mod saved;
+pub mod socket;
 pub mod tail;
 pub mod tell;
 #[cfg(test)]
@@ -35,9 +35,9 @@ use crate::Usage;
 pub use bytes::{Bytes, LINE_MAX, POLL};
 use bytes::{Lines, Need};
 pub use npy::read as read_array;
-pub use remote::{is_link, is_live, local_path, stream_name};
+pub use remote::{is_link, is_live, local_path, stream_name, without_password};
 use saved::Reading;
-pub use saved::{Place, Position, Saved, checksums};
+pub use saved::{Position, Saved, checksums};
 
 /// Names that a time column goes by, in lower case.
 const TIME_NAMES: [&str; 15] = [

@@ -49,8 +49,10 @@ pub fn local_path(uri: &str) -> Option<String> {
 }
 
 /// A URI as it is told: without a password.
-fn told(uri: &str) -> String {
-    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
+pub fn without_password(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://").filter(|(scheme, _)| SCHEMES.contains(scheme)) else {
+        return uri.to_owned();
+    };
     let (what, _) = rest.split_once('?').unwrap_or((rest, ""));
     let authority = what.split('/').next().unwrap_or_default();
     let user = if scheme == "mqtt" { authority.rfind('@').map_or(0, |at| at + 1) } else { 0 };
@@ -59,7 +61,7 @@ fn told(uri: &str) -> String {
 
 /// Starts to read a live input: as [`super::start`].
 pub fn start(text: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Started> {
-    let name = told(text);
+    let name = without_password(text);
     let start = || -> Result<Started> {
         saved.map_or(Ok(()), |saved| saved.check(text))?;
         if text.starts_with("serial://") || text.starts_with("i2c://") {

@@ -167,8 +167,7 @@ impl Clock {
 
     /// The board has started over, and so has its clock. What is given still never goes back.
     pub fn restart(&mut self) {
-        let Clock { given_us, given_device_us, .. } = *self;
-        *self = Clock { given_us, given_device_us, ..Clock::default() };
+        *self = Clock { given_us: self.given_us, ..Clock::default() };
     }
 
     /// Fits anew to these points alone.
@@ -462,6 +461,23 @@ mod tests {
         assert!(world.play(120.0, 10_000.0, Delay::Even) < 24e3);
         assert!(world.play(60.0, 10_000.0, Delay::Even) < 1_000.0);
         assert!(world.clock.fit().samples < 20_000, "arrivals are since the start");
+    }
+
+    #[test]
+    fn a_new_start_keeps_this_machines_time_alone() {
+        // Another board, up for ten hours; the same one up for as long as before; a new one.
+        for device_us in [36_000_000_000, 5_000_000, 0] {
+            let mut clock = Clock::new();
+            clock.arrived(5_000_000, 1_000_000);
+            assert_eq!(clock.host_us(5_000_000), 1_000_000);
+            clock.restart();
+            clock.arrived(device_us, 1_000_100);
+            assert_eq!(clock.host_us(device_us), 1_000_100, "{device_us}");
+            // An earlier one of the same frame is not before what was given.
+            clock.restart();
+            clock.arrived(device_us + 200, 1_000_250);
+            assert_eq!(clock.host_us(device_us), 1_000_101, "{device_us}");
+        }
     }
 
     #[test]

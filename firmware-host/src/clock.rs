@@ -18,7 +18,7 @@ pub struct ClockFit {
     pub drift_ppm: f64,
     /// How much later than the quickest ones arrivals are, in µs: the mean over the last few hundred.
     pub jitter_us: f64,
-    /// Arrivals that the fit has seen since the board's start.
+    /// Arrivals that the fit has seen since it began: at the board's start, or where one of the clocks was set.
     pub samples: u64,
 }
 
@@ -82,8 +82,8 @@ const LONG_WINDOW_US: f64 = 30e6;
 const DRIFT_WINDOWS: usize = 4;
 /// No oscillator is further off; an RC one is by 2 %.
 const MOST_DRIFT: f64 = 0.05;
-/// An arrival this far below the line means that one of the clocks has been set, or has slept; and how fast a clock may
-/// leave a fit that has not seen it go.
+/// An arrival this far below the line, or of a time of the board's this far back, means that one of the clocks has been
+/// set, or has slept; and how fast a clock may leave a fit that has not seen it go.
 const STEP_US: f64 = 100e3;
 const STRAY: f64 = 1e-3;
 /// A window that is further above the line has seen a stall, and is left out of the fit.
@@ -104,29 +104,41 @@ impl Clock {
     }
 
     /// What the board has stamped with `device_us` came at `host_us` by this machine's clock. One that is no newer than
-    /// the one before is not used.
+    /// the one before is not used; where one of the clocks has been set, the fit starts over.
     pub fn arrived(&mut self, device_us: u64, host_us: i64) {
-        let (device_0, host_0) = *self.origin.get_or_insert((device_us, host_us));
-        let x_us = device_us as f64 - device_0 as f64;
-        let point = Point { x_us, y_us: host_us.saturating_sub(host_0) as f64 - x_us };
-        if self.arrivals > 0 && x_us <= self.newest_us {
+        let mut point = self.point(device_us, host_us);
+        if self.has_leapt(point) {
+            self.restart();
+            point = self.point(device_us, host_us);
+        }
+        if self.arrivals > 0 && point.x_us <= self.newest_us {
             return;
         }
-        let above_us = self.line.below_us(point);
-        if above_us < -STEP_US - STRAY * (x_us - self.newest_us) {
-            // Earlier than can be: this machine has slept, or the board's clock has leapt.
-            self.begin(&[point]);
-        } else if above_us < 0.0 {
-            self.line.at.y_us += above_us;
-        }
-        self.newest_us = x_us;
+        self.line.at.y_us += self.line.below_us(point).min(0.0);
+        self.newest_us = point.x_us;
         self.arrivals += 1;
         let above_us = self.line.below_us(point);
         self.jitter_us += (above_us - self.jitter_us) / self.arrivals.min(JITTER_ARRIVALS) as f64;
         self.window.take(point, &self.line);
-        if self.window.is_over(x_us) {
+        if self.window.is_over(point.x_us) {
             self.end_window();
         }
+    }
+
+    /// An arrival, from the first one.
+    fn point(&mut self, device_us: u64, host_us: i64) -> Point {
+        let (device_0, host_0) = *self.origin.get_or_insert((device_us, host_us));
+        let x_us = device_us as f64 - device_0 as f64;
+        Point { x_us, y_us: host_us.saturating_sub(host_0) as f64 - x_us }
+    }
+
+    /// Whether a point is of other clocks than those before: the board's has gone back, wrapped at 32 bits or was wrong
+    /// for a while, or the point is earlier than can be, since this machine has slept or the board's clock has leapt.
+    fn has_leapt(&self, point: Point) -> bool {
+        let ahead_us = point.x_us - self.newest_us;
+        let earliest_us = -STEP_US - STRAY * ahead_us;
+        self.arrivals > 0
+            && (ahead_us < -STEP_US || ahead_us > 0.0 && self.line.below_us(point) < earliest_us)
     }
 
     /// This machine's time of the board's, in µs: by the fit; what was given last, before anything has arrived.
@@ -411,9 +423,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_leaps_is_found_again_at_once() {
-        // Ahead as it goes where this machine has slept and the board has not.
-        for leap_us in [2e6, 60e6, 3_600e6, 2_f64.powi(62)] {
+        // Back as 32 bits wrap; ahead as it goes where this machine has slept and the board has not.
+        for leap_us in [-3_600e6, -0.2e6, 0.2e6, 2e6, 60e6, 3_600e6, 2_f64.powi(62)] {
             let mut world = World::new(50.0);
+            world.leap(4_000e6);
             world.play(120.0, 10_000.0, Delay::Even);
             world.leap(leap_us);
             let error_us = world.play(60.0, 10_000.0, Delay::Even);
@@ -461,6 +474,26 @@ mod tests {
         assert!(world.play(120.0, 10_000.0, Delay::Even) < 24e3);
         assert!(world.play(60.0, 10_000.0, Delay::Even) < 1_000.0);
         assert!(world.clock.fit().samples < 20_000, "arrivals are since the start");
+    }
+
+    #[test]
+    fn a_time_that_is_bad_once_is_no_leap_of_the_others() {
+        for bad_us in [-100e6, -0.5e6, -0.05e6, 0.5e6, 2_f64.powi(32), 2_f64.powi(62)] {
+            let mut world = World::new(50.0);
+            world.play(120.0, 10_000.0, Delay::Even);
+            world.leap(bad_us);
+            world.sample(10_000.0, Delay::Even, 0.0);
+            world.leap(-bad_us);
+            let error_us = world.play(60.0, 10_000.0, Delay::Even);
+            assert!(error_us < 20e3, "{bad_us}: {error_us} µs");
+            assert_eq!(world.steps_back, 0, "{bad_us}");
+        }
+        // As bad as can be.
+        let mut clock = Clock::new();
+        for (device_us, host_us) in [(0, 0), (1 << 63, 10_000), (u64::MAX, 20_000), (30_000, 30_000)] {
+            clock.arrived(device_us, host_us);
+            assert_eq!(clock.host_us(device_us), host_us);
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ struct Frame {
 
 /// More periods than this between two samples that follow each other are a pause.
 const PAUSE_PERIODS: f64 = 8.0;
+/// A count that has gone on by more from one status to the next has begun anew.
+const MOST_DROPPED: u32 = 1 << 31;
 /// A time of day that is further off than this has been set, not kept badly.
 const CLOCK_STEP_US: i64 = 100_000;
 
@@ -206,7 +208,10 @@ impl Feed {
         let restarts = self.track.counts().restarts;
         self.track(head, |track, place| track.told(place, false));
         let before = if self.track.counts().restarts > restarts { 0 } else { self.dropped };
-        self.dropped_by_board += u64::from(status.dropped.wrapping_sub(before));
+        let dropped = status.dropped.wrapping_sub(before);
+        if dropped < MOST_DROPPED {
+            self.dropped_by_board += u64::from(dropped);
+        }
         self.dropped = status.dropped;
         if status.state == State::Ended {
             self.stage_gap(head.time_us);
@@ -411,6 +416,15 @@ mod tests {
         status(&mut feed, head(2, 0, 0), State::Running, 4);
         status(&mut feed, head(2, 0, 0), State::Running, 4);
         assert_eq!(feed.dropped_by_board(), 9);
+        // A board that begins to count anew and does not tell its start; and one whose count wraps.
+        status(&mut feed, head(2, 0, 0), State::Running, 1);
+        status(&mut feed, head(2, 0, 0), State::Running, 2);
+        assert_eq!(feed.dropped_by_board(), 10);
+        status(&mut feed, head(3, 0, 0), State::Running, 1 << 30);
+        for count in [2 << 30, 3 << 30, 0] {
+            status(&mut feed, head(3, 0, 0), State::Running, count);
+        }
+        assert_eq!(feed.dropped_by_board(), 10 + (1 << 32));
     }
 
     #[test]

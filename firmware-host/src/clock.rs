@@ -26,8 +26,8 @@ pub struct ClockFit {
 ///
 /// # Invariants
 ///
-/// - Times that it gives do not go back while the board's go on, but where the fit has moved back by more than
-///   [`MOST_AHEAD_US`] at once.
+/// - Times that it gives do not go back while the board's go on, but where the fit has moved back by more than a
+///   second at once.
 /// - `quickest` has 64 points at most, in the order of the board's time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {

@@ -177,7 +177,7 @@ impl Clock {
         }
     }
 
-    /// The board has started over, and so has its clock. What is given still never goes back.
+    /// The board has started over, and so has its clock. What is given goes on from what was given last.
     pub fn restart(&mut self) {
         *self = Clock { given_us: self.given_us, ..Clock::default() };
     }

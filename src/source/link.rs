@@ -353,6 +353,7 @@ fn resampler(found_hz: f64, wanted_hz: Option<f64>, size: usize) -> Result<Optio
 fn words(gap: &Gap) -> String {
     let seconds = gap.us as f64 * 1e-6;
     let what = match gap.missing {
+        Some(1) => format!("a sample is missing, {seconds:.3} s"),
         Some(missing) => format!("{missing} samples are missing, {seconds:.3} s"),
         None => format!("{seconds:.3} s are missing"),
     };

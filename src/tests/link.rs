@@ -235,7 +235,7 @@ fn a_gap_does_what_was_asked_for() {
     let board = start("stop");
     let output = path("stop.npy");
     let args = ["run", PUMP, "--input", &board.uri, "--output", &output, "--on-gap", "stop"];
-    check_fails(&args, 1, "samples are missing");
+    check_fails(&args, 1, "missing, ");
 }
 
 #[test]

@@ -282,7 +282,8 @@ impl Link {
             return;
         }
         let mut outgoing = self.worker.shared.outgoing();
-        outgoing.wishes.rate_hz = Some(hz);
+        let wishes = &mut outgoing.wishes;
+        (wishes.rate_hz, wishes.rates) = (Some(hz), wishes.rates.wrapping_add(1));
         outgoing.push(&Record { stream: self.feed.stream.id, ..command(Body::Rate(hz)) });
         drop(outgoing);
         self.worker.shared.wake();

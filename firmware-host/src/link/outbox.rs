@@ -40,7 +40,7 @@ impl Outbox {
             taken: 0,
             predictions_sent: 0,
             predictions_dropped: 0,
-            wishes: Wishes { runs: true, rate_hz: None },
+            wishes: Wishes { runs: true, rate_hz: None, rates: 0 },
         }
     }
 

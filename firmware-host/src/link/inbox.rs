@@ -85,6 +85,11 @@ impl Inbox {
         self.others = 0;
     }
 
+    /// How many items there are that are no samples.
+    pub fn others(&self) -> usize {
+        self.others
+    }
+
     /// The items, and the bytes of the samples one behind the other.
     pub fn parts(&self) -> (&[Item], &[u8]) {
         (&self.items, &self.data)

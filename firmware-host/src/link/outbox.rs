@@ -21,6 +21,8 @@ pub struct Outbox {
     pub predictions_sent: u64,
     pub predictions_dropped: u64,
     pub wishes: Wishes,
+    /// The number of the stream that is answered.
+    pub stream: u8,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,7 @@ impl Outbox {
             predictions_sent: 0,
             predictions_dropped: 0,
             wishes: Wishes { runs: true, rate_hz: None, rates: 0 },
+            stream: 0,
         }
     }
 

@@ -149,7 +149,11 @@ impl Reader {
         let (port, after) = redial(&self.address, |pause| self.pause(pause), say)?;
         // Predictions of the time without a port.
         self.shared.outgoing().clear();
-        self.shared.incoming().tally.reconnects += 1;
+        let mut incoming = self.shared.incoming();
+        incoming.tally.reconnects += 1;
+        // It may be another board's.
+        incoming.streams.clear();
+        drop(incoming);
         self.push(Item::Back { notice: back(&port, after) });
         Some(port)
     }

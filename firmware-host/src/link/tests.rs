@@ -10,6 +10,8 @@ use mcedge_wire::{
 };
 use serialport::{SerialPort, TTYPort};
 
+mod strange;
+
 use super::*;
 
 /// The board's end of a pseudo-terminal.

@@ -98,6 +98,9 @@ pub enum LinkError {
     /// `stop` was set before the stream was known.
     #[error("stopped before the board said what it sends")]
     Stopped,
+    /// The thread at the device has panicked.
+    #[error("the thread at the device has failed, which is a fault of this program; it has said where")]
+    Failed,
     /// No thread, or no pipe to it.
     #[error("no thread can be started at the device: {reason}")]
     Thread {
@@ -430,6 +433,18 @@ impl Link {
     }
 }
 
+/// Says, however the thread at the device ends, that it has: nobody waits for it then.
+struct Leaving(Arc<Shared>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let end = if thread::panicking() { Err(LinkError::Failed) } else { Ok(()) };
+        self.0.outgoing().close();
+        self.0.incoming().end.get_or_insert(end);
+        self.0.unpark_owner();
+    }
+}
+
 impl Worker {
     fn start<F: FnOnce() + Send + 'static>(
         inbox: Inbox,
@@ -438,7 +453,12 @@ impl Worker {
         let no_thread = |error: std::io::Error| LinkError::Thread { reason: error.to_string() };
         let shared = Arc::new(Shared::new(inbox).map_err(no_thread)?);
         let thread = thread::Builder::new().name("mcedge-link".into());
-        let thread = Some(thread.spawn(work(shared.clone())).map_err(no_thread)?);
+        let (leaving, work) = (Leaving(shared.clone()), work(shared.clone()));
+        let run = move || {
+            let _leaving = leaving;
+            work();
+        };
+        let thread = Some(thread.spawn(run).map_err(no_thread)?);
         Ok(Worker { shared, thread })
     }
 

@@ -135,7 +135,7 @@ impl Reader {
     fn unplugged(&mut self) {
         self.shared.outgoing().clear();
         let mut incoming = self.shared.incoming();
-        incoming.tally.bad_frames.cut += u64::from(self.decoder.pending() > 0);
+        incoming.tally.bad_frames.cut += u64::from(self.decoder.has_begun());
         self.decoder.restart();
         incoming.glance = Default::default();
         incoming.inbox.push(Item::Unplugged);

@@ -271,6 +271,19 @@ fn the_end_of_a_port_is_the_end_where_it_is_not_waited_for() {
 }
 
 #[test]
+fn a_pseudo_terminal_that_has_gone_is_not_waited_for_by_its_number() {
+    let mut board = Board::new();
+    let link = open(board.address(""));
+    board.meet();
+    let mut link = link.join().unwrap().unwrap();
+    let path = board.path.display().to_string();
+    drop(board);
+    let events = events(&mut link);
+    assert_eq!(events[0], "the port has gone");
+    assert!(events[1].starts_with(&format!("{path} is not waited for")), "{events:?}");
+}
+
+#[test]
 fn a_stream_is_chosen_where_there_are_several() {
     let cases = [
         ("", Err("the board has several streams, expected a choice: ?stream= one of env (3), imu (0)")),

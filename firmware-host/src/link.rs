@@ -98,6 +98,9 @@ pub enum LinkError {
     /// `stop` was set before the stream was known.
     #[error("stopped before the board said what it sends")]
     Stopped,
+    /// The thread at the device has panicked.
+    #[error("the thread at the device has failed, which is a fault of this program; it has said where")]
+    Failed,
     /// No thread, or no pipe to it.
     #[error("no thread can be started at the device: {reason}")]
     Thread {
@@ -116,9 +119,20 @@ pub struct Link {
     inbox: Inbox,
     items_done: usize,
     bytes_done: usize,
-    /// When the board should have said what it is, after the port came back.
+    /// When the board should have said what it is, after the port came back or it started over.
     patience: Option<Instant>,
+    /// Samples that nothing is known of are next: they wait until the board says what they are.
+    held: Option<Held>,
     end: Option<Result<(), LinkError>>,
+}
+
+/// Samples that wait for their descriptor, and with them all that came behind.
+struct Held {
+    since: Instant,
+    /// What had come beside samples when the descriptor was last looked for.
+    others: usize,
+    /// The end, or a hangup, is among it: no descriptor may ever come.
+    may_stay_so: bool,
 }
 
 /// The thread at the device, which goes with the link.
@@ -172,8 +186,9 @@ impl Link {
             let reader = Reader::new(shared, address.clone());
             move || reader.run(port)
         })?;
-        let stream = worker.wait_for_stream(address, options.notice, stop)?;
-        Ok(Link::new(worker, stream, Some(address.clone()), options))
+        let (stream, boot) = worker.wait_for_stream(address, options.notice, stop)?;
+        let feed = Feed::new(stream, boot, address.stream.clone());
+        Ok(Link::new(worker, feed, Some(address.clone()), options))
     }
 
     pub(crate) fn open_sensor(
@@ -186,13 +201,22 @@ impl Link {
             let sampler = Sampler::new(shared, sensor, rate_hz);
             move || sampler.run()
         })?;
-        Ok(Link::new(worker, stream, None, options))
+        Ok(Link::new(worker, Feed::new(stream, 0, None), None, options))
     }
 
-    fn new(worker: Worker, stream: Stream, address: Option<SerialAddress>, options: &LinkOptions) -> Link {
-        let feed = Feed::new(stream);
-        let inbox = options.inbox();
-        Link { worker, address, feed, inbox, items_done: 0, bytes_done: 0, patience: None, end: None }
+    fn new(worker: Worker, feed: Feed, address: Option<SerialAddress>, options: &LinkOptions) -> Link {
+        worker.shared.outgoing().stream = feed.stream.id;
+        Link {
+            worker,
+            address,
+            feed,
+            inbox: options.inbox(),
+            items_done: 0,
+            bytes_done: 0,
+            patience: None,
+            held: None,
+            end: None,
+        }
     }
 
     /// What the stream is.
@@ -229,25 +253,96 @@ impl Link {
             self.end.get_or_insert(Ok(()));
         }
         while self.feed.is_empty() && self.end.is_none() {
-            let (items, data) = self.inbox.parts();
-            let Some(item) = items.get(self.items_done) else {
+            if self.items_done >= self.inbox.parts().0.len() {
                 if !self.fetch() {
                     return;
                 }
                 continue;
-            };
-            let bytes = if let Item::Samples { bytes, .. } = item { *bytes } else { 0 };
-            let data = &data[self.bytes_done..][..bytes];
-            self.items_done += 1;
-            self.bytes_done += bytes;
-            match item {
-                Item::Back { .. } => self.patience = Some(Instant::now() + PATIENCE),
-                Item::Descriptor { .. } => self.patience = None,
-                _ => {}
             }
-            if let Err(error) = self.feed.take(item, data) {
-                self.end = Some(Err(error));
+            let stream = self.feed.stream.id;
+            let is_strange = self.feed.is_strange(&self.inbox.parts().0[self.items_done]);
+            let goes_on = if is_strange { self.explain() } else { self.take().map(|()| true) };
+            if self.feed.stream.id != stream {
+                self.worker.shared.outgoing().stream = self.feed.stream.id;
             }
+            match goes_on {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => self.end = Some(Err(error)),
+            }
+        }
+    }
+
+    /// Takes the next item.
+    fn take(&mut self) -> Result<(), LinkError> {
+        let (items, data) = self.inbox.parts();
+        let item = &items[self.items_done];
+        let bytes = if let Item::Samples { bytes, .. } = item { *bytes } else { 0 };
+        let data = &data[self.bytes_done..][..bytes];
+        self.items_done += 1;
+        self.bytes_done += bytes;
+        self.held = None;
+        self.feed.take(item, data)?;
+        match item {
+            Item::Back { .. } => self.patience = Some(Instant::now() + PATIENCE),
+            Item::Descriptor { head, .. } if head.stream == self.feed.stream.id => self.patience = None,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Finds what the samples mean that are next: what the first descriptor behind them says, of their own start of the
+    /// board where there is one. No while it has not come: they wait, and everything behind them.
+    ///
+    /// One of the same start, on a port that has been away, is not waited for for ever: the board is the one before, or
+    /// would have said. Samples of another start are never taken for what they may not be.
+    fn explain(&mut self) -> Result<bool, LinkError> {
+        let mine = &self.inbox.parts().0[self.items_done..];
+        let Some(item @ Item::Samples { head, element, channels, bytes, .. }) = mine.first() else {
+            return Ok(true);
+        };
+        let incoming = self.worker.shared.incoming();
+        let others = incoming.inbox.others();
+        let is_new = self.held.as_ref().is_none_or(|held| held.others != others);
+        if is_new {
+            let behind = || mine.iter().chain(incoming.inbox.parts().0);
+            if let Some(stream) = meaning(&self.feed, head.boot, behind()) {
+                self.feed.learn(head.boot, stream)?;
+                return Ok(true);
+            }
+            let may_stay_so = behind().any(|item| self.feed.is_last(item));
+            let since = self.held.as_ref().map(|held| held.since);
+            if since.is_none() {
+                self.patience = Some(Instant::now() + PATIENCE);
+            }
+            self.held = Some(Held { since: since.unwrap_or_else(Instant::now), others, may_stay_so });
+        }
+        let has_ended = incoming.end.is_some();
+        drop(incoming);
+        let (is_late, may_stay_so) = self
+            .held
+            .as_ref()
+            .map_or((false, false), |held| (held.since.elapsed() > PATIENCE, held.may_stay_so));
+        if (has_ended || is_late) && self.feed.trust(item) {
+            return Ok(true);
+        }
+        if has_ended || may_stay_so && is_late {
+            let samples = bytes / (element.bytes() * usize::from(*channels)).max(1);
+            self.feed.give_up(*head, samples as u32);
+            (self.items_done, self.bytes_done) = (self.items_done + 1, self.bytes_done + bytes);
+            return Ok(true);
+        }
+        self.look_at_the_time();
+        Ok(!self.feed.is_empty())
+    }
+
+    /// Tells a person of a board that has not said what it is.
+    fn look_at_the_time(&mut self) {
+        if self.patience.is_some_and(|patience| Instant::now() > patience) {
+            self.patience = None;
+            let baud = self.address.as_ref().map_or(0, |address| address.baud);
+            let instead = self.worker.shared.incoming().glance.instead(baud);
+            self.feed.notice(instead);
         }
     }
 
@@ -263,17 +358,14 @@ impl Link {
         } else if self.inbox.is_empty() {
             self.end = incoming.end.clone();
         }
-        if self.patience.is_some_and(|patience| Instant::now() > patience) {
-            self.patience = None;
-            let baud = self.address.as_ref().map_or(0, |address| address.baud);
-            self.feed.notice(incoming.glance.instead(baud));
-        }
+        drop(incoming);
+        self.look_at_the_time();
         !self.inbox.is_empty() || !self.feed.is_empty()
     }
 
     /// What sends the model's answers to the board.
     pub fn responder(&self) -> Responder {
-        Responder { shared: Arc::clone(&self.worker.shared), stream: self.feed.stream.id }
+        Responder { shared: Arc::clone(&self.worker.shared) }
     }
 
     /// Asks the board for so many samples a second, above 0, now and whenever it starts over. Its descriptor is the answer.
@@ -282,7 +374,8 @@ impl Link {
             return;
         }
         let mut outgoing = self.worker.shared.outgoing();
-        outgoing.wishes.rate_hz = Some(hz);
+        let wishes = &mut outgoing.wishes;
+        (wishes.rate_hz, wishes.rates) = (Some(hz), wishes.rates.wrapping_add(1));
         outgoing.push(&Record { stream: self.feed.stream.id, ..command(Body::Rate(hz)) });
         drop(outgoing);
         self.worker.shared.wake();
@@ -340,6 +433,18 @@ impl Link {
     }
 }
 
+/// Says, however the thread at the device ends, that it has: nobody waits for it then.
+struct Leaving(Arc<Shared>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let end = if thread::panicking() { Err(LinkError::Failed) } else { Ok(()) };
+        self.0.outgoing().close();
+        self.0.incoming().end.get_or_insert(end);
+        self.0.unpark_owner();
+    }
+}
+
 impl Worker {
     fn start<F: FnOnce() + Send + 'static>(
         inbox: Inbox,
@@ -348,7 +453,12 @@ impl Worker {
         let no_thread = |error: std::io::Error| LinkError::Thread { reason: error.to_string() };
         let shared = Arc::new(Shared::new(inbox).map_err(no_thread)?);
         let thread = thread::Builder::new().name("mcedge-link".into());
-        let thread = Some(thread.spawn(work(shared.clone())).map_err(no_thread)?);
+        let (leaving, work) = (Leaving(shared.clone()), work(shared.clone()));
+        let run = move || {
+            let _leaving = leaving;
+            work();
+        };
+        let thread = Some(thread.spawn(run).map_err(no_thread)?);
         Ok(Worker { shared, thread })
     }
 
@@ -357,7 +467,7 @@ impl Worker {
         address: &SerialAddress,
         notice: fn(&str),
         stop: &AtomicBool,
-    ) -> Result<Stream, LinkError> {
+    ) -> Result<(Stream, u8), LinkError> {
         let began = Instant::now();
         let (mut settled, mut has_told) = (None, false);
         loop {
@@ -365,12 +475,14 @@ impl Worker {
                 return Err(LinkError::Stopped);
             }
             let incoming = self.shared.incoming();
-            if !incoming.streams.is_empty() {
+            if incoming.streams.is_empty() {
+                settled = None;
+            } else {
                 settled.get_or_insert_with(Instant::now);
             }
             let settled = settled.map_or(Duration::ZERO, |settled: Instant| settled.elapsed());
             if let Some(stream) = choose(&incoming, address, settled)? {
-                return Ok(stream);
+                return Ok((stream, incoming.boot));
             }
             if !has_told && began.elapsed() > PATIENCE {
                 let instead = incoming.glance.instead(address.baud);
@@ -425,6 +537,22 @@ fn choose(
         }
         None => Ok(None),
     }
+}
+
+/// What samples of start `boot` mean by the items behind them.
+fn meaning<'a>(feed: &Feed, boot: u8, behind: impl Iterator<Item = &'a Item>) -> Option<&'a Stream> {
+    let mut first = None;
+    for item in behind {
+        if let Item::Descriptor { head, stream } = item
+            && feed.is_mine(*head, stream)
+        {
+            if head.boot == boot {
+                return Some(stream);
+            }
+            first.get_or_insert(&**stream);
+        }
+    }
+    first
 }
 
 /// `imu (0), env (1)`.

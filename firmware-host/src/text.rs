@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::address::SerialAddress;
 use crate::lines::{Begin, LineCounters, Lines};
 use crate::port::PortError;
-use crate::redial::{back, redial};
+use crate::redial::{Redial, back, refusal};
 use crate::serial::{Got, Port};
 
 /// The bytes of the whole lines that a board sends.
@@ -17,6 +17,9 @@ use crate::serial::{Got, Port};
 pub struct SerialText {
     /// Nothing once the input has ended.
     port: Option<Port>,
+    redial: Redial,
+    /// Something has come since the port was opened.
+    has_spoken: bool,
     address: SerialAddress,
     lines: Lines,
     stop: Arc<AtomicBool>,
@@ -40,6 +43,8 @@ impl SerialText {
         let lines = Lines::new(Begin::Anywhere);
         Ok(SerialText {
             port,
+            redial: Redial::new(),
+            has_spoken: false,
             address: address.clone(),
             lines,
             stop,
@@ -60,7 +65,10 @@ impl SerialText {
         };
         if port.wait(None, false, LOOK).read {
             match port.read(&mut self.room) {
-                Got::Bytes(count) => self.lines.push(&self.room[..count]),
+                Got::Bytes(count) => {
+                    self.has_spoken = true;
+                    self.lines.push(&self.room[..count]);
+                }
                 Got::Nothing => {}
                 Got::Hangup => self.hang_up(),
             }
@@ -76,6 +84,9 @@ impl SerialText {
         if !self.address.reconnect {
             return;
         }
+        if let Some(refusal) = refusal(&self.address.port) {
+            return (self.notice)(&refusal);
+        }
         let stop = &self.stop;
         let pause = |pause: Duration| {
             let until = Instant::now() + pause;
@@ -84,7 +95,9 @@ impl SerialText {
             }
             !stop.load(Ordering::Relaxed)
         };
-        if let Some((port, after)) = redial(&self.address, pause, |why| (self.notice)(&why)) {
+        let has_spoken = std::mem::take(&mut self.has_spoken);
+        let say = |why: String| (self.notice)(&why);
+        if let Some((port, after)) = self.redial.wait(&self.address, has_spoken, pause, say) {
             self.lines.come_back();
             (self.notice)(&back(&port, after));
             self.port = Some(port);

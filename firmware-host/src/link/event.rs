@@ -147,12 +147,11 @@ impl Stream {
         }
     }
 
-    /// Whether the other one's samples mean the same: names and units are alike. A scale may change, as a range does.
+    /// Whether the other one's samples mean the same: names and units are alike. A scale may change, as a range does, and so
+    /// may the number that the board has for it.
     pub(crate) fn is_like(&self, other: &Stream) -> bool {
         let same = |(a, b): (&Channel, &Channel)| (&a.name, &a.unit) == (&b.name, &b.unit);
-        self.id == other.id
-            && self.channels.len() == other.channels.len()
-            && self.channels.iter().zip(&other.channels).all(same)
+        self.channels.len() == other.channels.len() && self.channels.iter().zip(&other.channels).all(same)
     }
 }
 

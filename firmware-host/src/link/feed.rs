@@ -7,6 +7,7 @@ use mcedge_wire::{Samples, State, Status};
 use super::LinkError;
 use super::event::{Event, Gap, GapCause, Sample, Stream};
 use super::inbox::{At, Head, Item};
+use crate::address::StreamName;
 use crate::clock::{Clock, ClockFit};
 use crate::track::{Missing, Place, Track};
 
@@ -14,6 +15,7 @@ use crate::track::{Missing, Place, Track};
 pub struct Feed {
     pub stream: Stream,
     pub track: Track,
+    meaning: Meaning,
     clock: Clock,
     frame: Frame,
     /// What is given before the frame's next sample: a handful at most, of one item.
@@ -31,6 +33,16 @@ pub struct Feed {
     dropped_by_board: u64,
     /// Of the status before, since the board's start.
     dropped: u32,
+}
+
+/// Whose samples mean what the stream says.
+struct Meaning {
+    /// What was asked for; nothing: the board's only stream.
+    wanted: Option<StreamName>,
+    /// The start of the board whose descriptor has told.
+    boot: u8,
+    /// The port has not gone since: behind it there may be another board.
+    is_sure: bool,
 }
 
 enum Staged {
@@ -63,10 +75,11 @@ const MOST_DROPPED: u32 = 1 << 31;
 const CLOCK_STEP_US: i64 = 100_000;
 
 impl Feed {
-    /// Nothing yet of this stream.
-    pub fn new(stream: Stream) -> Self {
+    /// Nothing yet of this stream, which start `boot` of the board has told of; `wanted` is what was asked for.
+    pub fn new(stream: Stream, boot: u8, wanted: Option<StreamName>) -> Self {
         Feed {
             stream,
+            meaning: Meaning { wanted, boot, is_sure: true },
             track: Track::default(),
             clock: Clock::new(),
             frame: Frame::default(),
@@ -145,7 +158,7 @@ impl Feed {
                 let samples = Samples { span_us: *span_us, element: *element, channels: *channels, data };
                 self.take_samples(*head, &samples)?;
             }
-            Item::Descriptor { head, stream } if head.stream == self.stream.id => {
+            Item::Descriptor { head, stream } if self.is_mine(*head, stream) => {
                 self.take_descriptor(*head, stream)?;
             }
             Item::Status { head, status } if head.stream == self.stream.id => {
@@ -153,13 +166,78 @@ impl Feed {
             }
             Item::Samples { .. } | Item::Descriptor { .. } | Item::Status { .. } => {}
             Item::Unplugged => {
-                self.is_unplugged = true;
+                (self.is_unplugged, self.meaning.is_sure) = (true, false);
                 self.notice("the port has gone".into());
             }
             Item::Back { notice } => self.notice(notice.clone()),
             Item::Notice(notice) => self.notice(notice.clone()),
         }
         Ok(())
+    }
+
+    /// What an item's samples mean is not known yet: of another start of the board, or of a port that has been gone.
+    pub fn is_strange(&self, item: &Item) -> bool {
+        let Item::Samples { head, .. } = item else { return false };
+        head.stream == self.stream.id && !(head.boot == self.meaning.boot && self.meaning.is_sure)
+    }
+
+    /// Whether a descriptor is the stream's. Of a board that has started over, or may be another, it is by its name; and by
+    /// any name where none was asked for: the board has but one.
+    pub fn is_mine(&self, head: Head, stream: &Stream) -> bool {
+        let Meaning { wanted, boot, is_sure } = &self.meaning;
+        let (is_same, may_be_another) = (head.stream == self.stream.id, head.boot != *boot || !is_sure);
+        match wanted {
+            Some(StreamName::Id(_)) => is_same,
+            Some(StreamName::Name(name)) => stream.name == *name || is_same && !may_be_another,
+            None => is_same || may_be_another,
+        }
+    }
+
+    /// Whether a descriptor may never come behind an item.
+    pub fn is_last(&self, item: &Item) -> bool {
+        match item {
+            Item::Unplugged => true,
+            Item::Status { head, status } => head.stream == self.stream.id && status.state == State::Ended,
+            _ => false,
+        }
+    }
+
+    /// Samples of start `boot` mean what a descriptor says that came behind them.
+    ///
+    /// # Errors
+    ///
+    /// The stream has become another.
+    pub fn learn(&mut self, boot: u8, stream: &Stream) -> Result<(), LinkError> {
+        if !self.stream.is_like(stream) {
+            return Err(LinkError::Channels { found: stream.to_string(), expected: self.stream.to_string() });
+        }
+        if self.stream.rate_hz != stream.rate_hz {
+            self.notice(format!(
+                "the board's rate is {} Hz now, {} Hz before",
+                stream.rate_hz, self.stream.rate_hz
+            ));
+        }
+        if self.stream.id != stream.id {
+            self.notice(format!("the stream's number is {} now, {} before", stream.id, self.stream.id));
+        }
+        self.stream = stream.clone();
+        (self.meaning.boot, self.meaning.is_sure) = (boot, true);
+        Ok(())
+    }
+
+    /// No descriptor has come for a while: samples of the start that is known mean what they did. Those of another start
+    /// mean nothing, as yet: no.
+    pub fn trust(&mut self, item: &Item) -> bool {
+        let is_known = matches!(item, Item::Samples { head, .. } if head.boot == self.meaning.boot);
+        self.meaning.is_sure |= is_known;
+        is_known
+    }
+
+    /// Takes samples that nobody will say the meaning of any more: they are missing.
+    pub fn give_up(&mut self, head: Head, samples: u32) {
+        let head = Head { sequence: head.sequence.wrapping_add(samples), ..head };
+        self.track(head, |track, place| track.told(place, false));
+        self.notice(format!("{samples} samples are left out: the board has not said what they are"));
     }
 
     fn take_samples(&mut self, head: Head, samples: &Samples<'_>) -> Result<(), LinkError> {
@@ -190,17 +268,8 @@ impl Feed {
     }
 
     fn take_descriptor(&mut self, head: Head, stream: &Stream) -> Result<(), LinkError> {
-        if !self.stream.is_like(stream) {
-            return Err(LinkError::Channels { found: stream.to_string(), expected: self.stream.to_string() });
-        }
+        self.learn(head.boot, stream)?;
         self.track(head, |track, place| track.told(place, true));
-        if self.stream.rate_hz != stream.rate_hz {
-            self.notice(format!(
-                "the board's rate is {} Hz now, {} Hz before",
-                stream.rate_hz, self.stream.rate_hz
-            ));
-        }
-        self.stream = stream.clone();
         Ok(())
     }
 
@@ -297,7 +366,8 @@ mod tests {
 
     fn feed() -> Feed {
         let channel = Channel { name: "x".into(), unit: "g".into(), scale: 2.0 };
-        Feed::new(Stream { id: 3, name: "imu".into(), rate_hz: 100.0, channels: vec![channel] })
+        let stream = Stream { id: 3, name: "imu".into(), rate_hz: 100.0, channels: vec![channel] };
+        Feed::new(stream, 1, None)
     }
 
     /// What comes 2 ms after it was taken, with the time of day off by `wall_us`.

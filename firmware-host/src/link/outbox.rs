@@ -21,6 +21,10 @@ pub struct Outbox {
     pub predictions_sent: u64,
     pub predictions_dropped: u64,
     pub wishes: Wishes,
+    /// The number of the stream that is answered.
+    pub stream: u8,
+    /// Nobody takes anything any more, and nothing is put in.
+    is_closed: bool,
 }
 
 #[derive(Debug)]
@@ -40,12 +44,20 @@ impl Outbox {
             taken: 0,
             predictions_sent: 0,
             predictions_dropped: 0,
-            wishes: Wishes { runs: true, rate_hz: None },
+            wishes: Wishes { runs: true, rate_hz: None, rates: 0 },
+            stream: 0,
+            is_closed: false,
         }
     }
 
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Whether nobody takes anything any more.
+    #[cfg(test)]
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
     /// Takes a command; a full box takes none, and the next second's will do.
@@ -71,7 +83,7 @@ impl Outbox {
     }
 
     fn push_bytes(&mut self, frame: &[u8], is_prediction: bool) -> bool {
-        let has_room = self.bytes.len() + frame.len() <= OUTBOX_BYTES;
+        let has_room = !self.is_closed && self.bytes.len() + frame.len() <= OUTBOX_BYTES;
         if has_room {
             self.bytes.extend(frame);
             self.frames.push_back(Frame { length: frame.len(), is_prediction });
@@ -102,6 +114,12 @@ impl Outbox {
         self.bytes.clear();
         self.frames.clear();
         self.taken = 0;
+    }
+
+    /// The thread at the line has gone: what waits, and what would be put in, is dropped.
+    pub fn close(&mut self) {
+        self.clear();
+        self.is_closed = true;
     }
 }
 

@@ -1,5 +1,6 @@
 //! The thread at a serial port: bytes to records, commands to bytes, and a port that goes and comes back.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::inbox::Item;
 use super::shared::Shared;
 use super::talk::Talk;
 use crate::address::SerialAddress;
-use crate::redial::{back, redial};
+use crate::redial::{Redial, back, refusal};
 use crate::serial::{Got, Port};
 
 /// What the thread owns.
@@ -20,6 +21,9 @@ pub struct Reader {
     address: SerialAddress,
     decoder: Decoder,
     talk: Talk,
+    redial: Redial,
+    /// Records that had come when the port was opened.
+    records: u64,
 }
 
 /// How long what is still to go out is waited for at the end.
@@ -35,7 +39,7 @@ enum Parted {
 impl Reader {
     pub fn new(shared: Arc<Shared>, address: SerialAddress) -> Self {
         let talk = Talk::new(address.stream.clone());
-        Reader { shared, address, decoder: Decoder::new(), talk }
+        Reader { shared, address, decoder: Decoder::new(), talk, redial: Redial::new(), records: 0 }
     }
 
     /// Reads until the link closes, or the port goes and is not waited for.
@@ -49,6 +53,10 @@ impl Reader {
             }
             self.unplugged();
             if !self.address.reconnect {
+                return self.end(Ok(()));
+            }
+            if let Some(refusal) = refusal(&self.address.port) {
+                self.push(Item::Notice(refusal));
                 return self.end(Ok(()));
             }
             match self.wait_for_port() {
@@ -135,7 +143,7 @@ impl Reader {
     fn unplugged(&mut self) {
         self.shared.outgoing().clear();
         let mut incoming = self.shared.incoming();
-        incoming.tally.bad_frames.cut += u64::from(self.decoder.pending() > 0);
+        incoming.tally.bad_frames.cut += u64::from(self.decoder.has_begun());
         self.decoder.restart();
         incoming.glance = Default::default();
         incoming.inbox.push(Item::Unplugged);
@@ -144,32 +152,25 @@ impl Reader {
     }
 
     /// Looks for the port until it is there again; nothing when the link closes before.
-    fn wait_for_port(&self) -> Option<Port> {
-        let say = |what| self.push(Item::Notice(what));
-        let (port, after) = redial(&self.address, |pause| self.pause(pause), say)?;
+    fn wait_for_port(&mut self) -> Option<Port> {
+        let records = self.decoder.counts().records;
+        let has_spoken = mem::replace(&mut self.records, records) != records;
+        let shared = &self.shared;
+        let say = |what| push(shared, Item::Notice(what));
+        let (port, after) = self.redial.wait(&self.address, has_spoken, |time| pause(shared, time), say)?;
         // Predictions of the time without a port.
         self.shared.outgoing().clear();
-        self.shared.incoming().tally.reconnects += 1;
+        let mut incoming = self.shared.incoming();
+        incoming.tally.reconnects += 1;
+        // It may be another board's.
+        incoming.streams.clear();
+        drop(incoming);
         self.push(Item::Back { notice: back(&port, after) });
         Some(port)
     }
 
-    /// Waits; no when the link closes meanwhile.
-    fn pause(&self, pause: Duration) -> bool {
-        let until = Instant::now() + pause;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if self.shared.is_closing() || left.is_zero() {
-                return !self.shared.is_closing();
-            }
-            crate::serial::wait_for(self.shared.waker(), left);
-            self.shared.woken();
-        }
-    }
-
     fn push(&self, item: Item) {
-        self.shared.incoming().inbox.push(item);
-        self.shared.unpark_owner();
+        push(&self.shared, item);
     }
 
     fn end(&self, end: Result<(), LinkError>) {
@@ -188,4 +189,22 @@ impl Reader {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// Waits; no when the link closes meanwhile.
+fn pause(shared: &Shared, pause: Duration) -> bool {
+    let until = Instant::now() + pause;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if shared.is_closing() || left.is_zero() {
+            return !shared.is_closing();
+        }
+        crate::serial::wait_for(shared.waker(), left);
+        shared.woken();
+    }
+}
+
+fn push(shared: &Shared, item: Item) {
+    shared.incoming().inbox.push(item);
+    shared.unpark_owner();
 }

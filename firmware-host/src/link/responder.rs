@@ -12,16 +12,16 @@ use super::shared::Shared;
 #[derive(Clone)]
 pub struct Responder {
     pub(super) shared: Arc<Shared>,
-    /// The stream that is answered.
-    pub(super) stream: u8,
 }
 
 impl Responder {
     /// Sends the model's answer to a sample, without a wait. A line that is full, or gone, drops it, which is counted.
     pub fn predict(&self, sequence: u32, device_us: u64, score: Option<f32>, values: &[f32]) {
         let body = Body::Prediction(Prediction { score, values: Values::Listed(values) });
-        let record = Record { stream: self.stream, boot: 0, sequence, time_us: device_us, body };
-        self.shared.outgoing().push_prediction(&record);
+        let mut outgoing = self.shared.outgoing();
+        let record = Record { stream: outgoing.stream, boot: 0, sequence, time_us: device_us, body };
+        outgoing.push_prediction(&record);
+        drop(outgoing);
         self.shared.wake();
     }
 

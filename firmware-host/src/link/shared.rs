@@ -1,6 +1,7 @@
 //! What the two threads of a link share.
 
 use std::io::{Read, Write};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,8 +34,9 @@ pub struct Shared {
 pub struct Incoming {
     pub inbox: Inbox,
     pub tally: Tally,
-    /// The streams of the board by their last descriptors, at most one for each number.
+    /// The streams of the board by their last descriptors, at most one for each number, of its start `boot`.
     pub streams: Vec<Stream>,
+    pub boot: u8,
     /// Nothing will come behind what is in the inbox: the input has ended, or failed.
     pub end: Option<Result<(), LinkError>>,
     /// What came since the last connect, for somebody who wonders why there is no descriptor.
@@ -61,6 +63,7 @@ impl Shared {
             inbox,
             tally: Tally::default(),
             streams: Vec::new(),
+            boot: 0,
             end: None,
             glance: Glance::default(),
         };
@@ -163,6 +166,9 @@ impl Incoming {
     pub fn note(&mut self, record: &Record<'_>) {
         let Body::Descriptor(descriptor) = &record.body else { return };
         let stream = Stream::new(record.stream, descriptor);
+        if mem::replace(&mut self.boot, record.boot) != record.boot {
+            self.streams.clear();
+        }
         match self.streams.iter_mut().find(|known| known.id == stream.id) {
             Some(known) => *known = stream,
             None => self.streams.push(stream),

@@ -10,6 +10,8 @@ use mcedge_wire::{
 };
 use serialport::{SerialPort, TTYPort};
 
+mod strange;
+
 use super::*;
 
 /// The board's end of a pseudo-terminal.
@@ -269,6 +271,19 @@ fn the_end_of_a_port_is_the_end_where_it_is_not_waited_for() {
 }
 
 #[test]
+fn a_pseudo_terminal_that_has_gone_is_not_waited_for_by_its_number() {
+    let mut board = Board::new();
+    let link = open(board.address(""));
+    board.meet();
+    let mut link = link.join().unwrap().unwrap();
+    let path = board.path.display().to_string();
+    drop(board);
+    let events = events(&mut link);
+    assert_eq!(events[0], "the port has gone");
+    assert!(events[1].starts_with(&format!("{path} is not waited for")), "{events:?}");
+}
+
+#[test]
 fn a_stream_is_chosen_where_there_are_several() {
     let cases = [
         ("", Err("the board has several streams, expected a choice: ?stream= one of env (3), imu (0)")),
@@ -410,4 +425,56 @@ fn what_comes_in_place_of_a_board_is_said() {
     let garbage = glance(&[0x80, 0xf8, 0, 1, 2, b'\n'], 0);
     assert_eq!(garbage, "6 bytes have come and no whole frame: is 115200 the board's baud rate?");
     assert_eq!(glance(&[1, 2, 3], 5), "5 good frames have come, and none says what the stream is");
+}
+
+#[test]
+fn a_thread_that_panics_ends_the_link() {
+    let inbox = LinkOptions::default().inbox();
+    let fails = |_| || assert!(std::hint::black_box(false), "as a test wants it");
+    let worker = Worker::start(inbox, fails).unwrap();
+    let until = Instant::now() + DEADLINE;
+    while worker.shared.incoming().end.is_none() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(worker.shared.incoming().end, Some(Err(LinkError::Failed)));
+}
+
+#[test]
+fn answers_to_a_board_that_has_gone_for_good_are_dropped() {
+    let mut board = Board::new();
+    let link = open(board.address("?reconnect=no"));
+    board.meet();
+    let mut link = link.join().unwrap().unwrap();
+    let responder = link.responder();
+    drop(board);
+    events(&mut link);
+    let began = Instant::now();
+    while !link.worker.shared.outgoing().is_closed() {
+        assert!(began.elapsed() < DEADLINE);
+        thread::sleep(Duration::from_millis(1));
+    }
+    let before = link.counters().predictions_dropped;
+    (0..5).for_each(|sample| responder.predict(sample, 0, None, &[1.0]));
+    let began = Instant::now();
+    responder.flush(2 * DEADLINE);
+    assert!(began.elapsed() < DEADLINE, "there is nothing to wait for");
+    assert_eq!(link.counters().predictions_dropped, before + 5);
+}
+
+#[test]
+fn a_frame_that_is_too_long_and_cut_counts_as_cut() {
+    let mut board = Board::new();
+    let link = open(board.address("?reconnect=no"));
+    board.meet();
+    let mut link = link.join().unwrap().unwrap();
+    let before = link.bytes_read();
+    let overlong = vec![7; MAX_FRAME + 100];
+    board.master.write_all(&overlong).unwrap();
+    let until = Instant::now() + DEADLINE;
+    while link.bytes_read() < before + overlong.len() as u64 && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
+    drop(board);
+    events(&mut link);
+    assert_eq!(link.counters().bad_frames, BadFrames { cut: 1, ..BadFrames::default() });
 }

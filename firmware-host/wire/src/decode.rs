@@ -89,6 +89,11 @@ impl<const N: usize> Decoder<N> {
         self.length
     }
 
+    /// Whether a frame has begun, one that is too long included: it is lost when no more come.
+    pub fn has_begun(&self) -> bool {
+        self.length > 0 || self.is_oversized
+    }
+
     /// Forgets the frame that has begun, as if a zero had come: what comes next is of another stream of bytes.
     pub fn restart(&mut self) {
         (self.length, self.is_oversized) = (0, false);

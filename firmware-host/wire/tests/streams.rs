@@ -154,8 +154,9 @@ fn a_restart_forgets_the_frame_that_has_begun() {
         assert_eq!(decoder.next(&mut &vec![9; begun - 1][..]), None);
         assert_eq!(decoder.next(&mut &[9][..]), None);
         assert_eq!(decoder.pending(), if begun > MAX_FRAME { 0 } else { begun });
+        assert!(decoder.has_begun());
         decoder.restart();
-        assert_eq!(decoder.pending(), 0);
+        assert_eq!((decoder.pending(), decoder.has_begun()), (0, false));
         assert!(matches!(decoder.next(&mut &good[..]), Some(Ok(_))));
         assert_eq!((decoder.counts().records, decoder.counts().bad()), (1, 0));
     }

@@ -172,6 +172,7 @@ fn lines_that_are_sent_give_the_rows_of_a_file() {
     let uri = format!("unix://{}", text(&socket));
     let mut live = Live::start(&output, &[&uri], &[]);
     live.wait("the socket", |_| socket.exists());
+    live.wait_for_words("nobody listens there yet: listens");
     send(Box::new(UnixStream::connect(&socket).unwrap()));
     live.wait_for_rows(60);
     live.stop();

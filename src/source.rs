@@ -288,7 +288,8 @@ pub fn start(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>)
     let path = uri.strip_prefix("file://").unwrap_or(uri);
     ensure!(
         !path.contains("://"),
-        "input {uri:?}: expected a path, a file:// URI, - for standard input, or one of {}",
+        "input {:?}: expected a path, a file:// URI, - for standard input, or one of {}",
+        uri::told(path),
         list(&remote::SCHEMES.map(|scheme| format!("{scheme}://")))
     );
     let name = if path == "-" { "standard input" } else { path };

@@ -29,8 +29,8 @@ use clap::ValueEnum;
 use mcedge_models::contract::{Output, OutputKind};
 
 use crate::Usage;
-use crate::source::uri::Uri;
-use crate::source::{Fields, Ticket, local_path, without_password};
+use crate::source::uri::{Uri, told};
+use crate::source::{Fields, Ticket, local_path};
 use npy::Npy;
 use publish::Publisher;
 use rotate::{Rotating, Rotation};
@@ -217,8 +217,8 @@ impl Sink {
     }
 
     fn named_open(uri: &str, open: impl FnOnce(&str) -> Result<(String, Writer)>) -> Result<Self> {
-        let told = without_password(uri);
-        let path = if is_broker(uri) { &told } else { path_of(uri) };
+        let safe = told(uri);
+        let path = if is_broker(uri) { &safe } else { path_of(uri) };
         let name = if path == "-" { "standard output" } else { path };
         let opened = check_path(uri).and_then(|()| open(path));
         let (shape, writer) = opened.with_context(|| format!("output {name}"))?;

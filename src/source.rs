@@ -35,7 +35,7 @@ use crate::Usage;
 pub use bytes::{Bytes, LINE_MAX, POLL};
 use bytes::{Lines, Need};
 pub use npy::read as read_array;
-pub use remote::{is_link, is_live, local_path, stream_name, without_password};
+pub use remote::{is_link, is_live, local_path, stream_name};
 use saved::Reading;
 pub use saved::{Position, Saved, checksums};
 
@@ -314,7 +314,8 @@ pub fn start(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>)
     let path = uri.strip_prefix("file://").unwrap_or(uri);
     ensure!(
         !path.contains("://"),
-        "input {uri:?}: expected a path, a file:// URI, - for standard input, or one of {}",
+        "input {:?}: expected a path, a file:// URI, - for standard input, or one of {}",
+        uri::told(path),
         list(&remote::SCHEMES.map(|scheme| format!("{scheme}://")))
     );
     let name = if path == "-" { "standard input" } else { path };

@@ -8,7 +8,8 @@ use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
 use super::rotate::{self, Rotation};
 use super::{Sink, Writer, is_broker, npy, path_of, target};
-use crate::source::{checksums, without_password};
+use crate::source::checksums;
+use crate::source::uri::told;
 
 /// An output as a snapshot has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +61,7 @@ impl Saved {
                 Ok(())
             }
         };
-        check().with_context(|| format!("output {}", without_password(path)))
+        check().with_context(|| format!("output {}", told(path)))
     }
 
     /// Which file has what was written, of those that the one at `path` has become: 0 for that itself.

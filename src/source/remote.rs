@@ -9,7 +9,7 @@ use mcedge_models::contract::Input;
 use super::bytes::Bytes;
 use super::saved::Saved;
 use super::tell::Teller;
-use super::uri::Uri;
+use super::uri::{Uri, told};
 use super::{Format, Options, Started, What, csv, journal, mqtt, socket, tail, text_board};
 
 /// Schemes of live inputs.
@@ -48,20 +48,15 @@ pub fn local_path(uri: &str) -> Option<String> {
     uri.what("PATH").ok()
 }
 
-/// A URI as it is told: without a password.
-pub fn without_password(uri: &str) -> String {
-    let Some((scheme, rest)) = uri.split_once("://").filter(|(scheme, _)| SCHEMES.contains(scheme)) else {
-        return uri.to_owned();
-    };
-    let (what, _) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = what.split('/').next().unwrap_or_default();
-    let user = if scheme == "mqtt" { authority.rfind('@').map_or(0, |at| at + 1) } else { 0 };
-    format!("{scheme}://{}", &what[user..])
+/// A live input as it is told: without a password, and without what is behind the ?.
+fn name(uri: &str) -> String {
+    let told = told(uri);
+    told.split_once('?').map_or(told.as_str(), |(name, _)| name).to_owned()
 }
 
 /// Starts to read a live input: as [`super::start`].
 pub fn start(text: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Started> {
-    let name = without_password(text);
+    let name = name(text);
     let start = || -> Result<Started> {
         saved.map_or(Ok(()), |saved| saved.check(text))?;
         if text.starts_with("serial://") || text.starts_with("i2c://") {

@@ -186,7 +186,7 @@ impl Journal {
             from,
             teller,
             running: Some(running),
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
             assembler: Assembler::new(ENTRY_MAX),
             entries: Vec::new(),
             read: 0,

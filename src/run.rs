@@ -39,11 +39,13 @@ use state::{Saved, State, StateArgs};
 pub struct Args {
     #[command(flatten)]
     bundle: BundleArg,
-    /// What to read: a path, a file:// URI, - for standard input, or what is live: serial://, i2c://, tail://, journal://,
-    /// tcp-listen://, tcp://, unix://, mqtt://. Said several times, each is a stream of its own
+    /// What to read: a path, a file:// URI, - for standard input; a board or a sensor: serial://, i2c://; or lines that come:
+    /// tail://PATH, journal://?unit=NAME, tcp-listen://HOST:PORT, tcp://HOST:PORT, unix://PATH, mqtt://HOST/TOPIC. Said several
+    /// times, each is a stream of its own
     #[arg(long, value_name = "URI", required = true)]
     input: Vec<String>,
-    /// Where predictions go: a path, a file:// URI, or - for standard output
+    /// Where predictions go: a path, a file:// URI, which may say ?rotate=10MiB&keep=5, - for standard output, or
+    /// mqtt://HOST/TOPIC
     #[arg(long, value_name = "URI", default_value = "-")]
     output: String,
     /// Send the model's answers back to the boards that the samples come from

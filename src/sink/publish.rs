@@ -133,7 +133,7 @@ impl Shared {
 
     /// Talks to the broker until the end.
     fn serve(&self, mut connection: Connection, client: &Client) {
-        let (mut backoff, mut is_told) = (Backoff::new(), false);
+        let (mut backoff, mut is_told) = (Backoff::default(), false);
         while let Ok(event) = connection.recv() {
             let mut state = self.state();
             match event {

@@ -39,7 +39,7 @@ struct Feed {
 enum Origin {
     /// Has an answer at once.
     File(Box<dyn Seekable>),
-    Live(Live),
+    Live(Box<Live>),
 }
 
 /// What has an answer at once and can be gone back in.
@@ -98,7 +98,7 @@ impl Bytes {
     /// Bytes that come when they come.
     pub fn live(reader: impl Read + Send + 'static, stop: Arc<AtomicBool>) -> Result<Self> {
         let live = Live::blocking(reader, Arc::clone(&stop)).context("start a thread to read the stream")?;
-        Ok(Self::new(Origin::Live(live), None, stop))
+        Ok(Self::new(Origin::Live(Box::new(live)), None, stop))
     }
 
     /// Whole lines that come when they come, from `start` on where the origin can say where that is.
@@ -109,7 +109,7 @@ impl Bytes {
     ) -> Result<Self> {
         let live =
             Live::new(origin, start, Arc::clone(&stop)).context("start a thread to read the stream")?;
-        Ok(Self { has_lines: true, ..Self::new(Origin::Live(live), None, stop) })
+        Ok(Self { has_lines: true, ..Self::new(Origin::Live(Box::new(live)), None, stop) })
     }
 
     fn new(from: Origin, total: Option<u64>, stop: Arc<AtomicBool>) -> Self {

@@ -236,7 +236,7 @@ impl Journal {
             teller,
             running: Some(running),
             is_new: true,
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
             assembler: Assembler::new(ENTRY_MAX),
             entries: Vec::new(),
             read: 0,

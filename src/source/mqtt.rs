@@ -188,7 +188,7 @@ struct Subscription {
 
 impl Subscription {
     fn serve(self, mut connection: Connection) {
-        let (mut backoff, mut connected, mut is_told) = (Backoff::new(), 0u64, false);
+        let (mut backoff, mut connected, mut is_told) = (Backoff::default(), 0u64, false);
         while let Ok(event) = connection.recv() {
             if self.closing.load(Ordering::Relaxed) && event.is_err() {
                 return;

@@ -59,13 +59,15 @@ pub struct Backoff {
     until: Instant,
 }
 
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { wait: Self::LEAST, until: Instant::now() }
+    }
+}
+
 impl Backoff {
     const LEAST: Duration = Duration::from_millis(50);
     const MOST: Duration = Duration::from_secs(5);
-
-    pub fn new() -> Self {
-        Self { wait: Self::LEAST, until: Instant::now() }
-    }
 
     /// It has failed.
     pub fn fail(&mut self) {
@@ -131,8 +133,11 @@ fn has_waited(error: &io::Error) -> bool {
 /// Where clients come.
 pub enum Listener {
     Tcp(TcpListener),
-    /// The second is there to be dropped.
-    Unix(UnixListener, #[allow(dead_code)] OwnSocket),
+    Unix {
+        listener: UnixListener,
+        /// Gone with it.
+        _socket: OwnSocket,
+    },
 }
 
 /// A socket in the file system, gone with its listener.
@@ -155,13 +160,13 @@ impl Listener {
         let listener = UnixListener::bind(&path)?;
         let inode = fs::symlink_metadata(&path)?.ino();
         listener.set_nonblocking(true)?;
-        Ok(Listener::Unix(listener, OwnSocket { path, inode }))
+        Ok(Listener::Unix { listener, _socket: OwnSocket { path, inode } })
     }
 
     fn accept(&self) -> io::Result<Stream> {
         match self {
             Listener::Tcp(listener) => tcp(listener.accept()?.0),
-            Listener::Unix(listener, _) => unix(listener.accept()?.0),
+            Listener::Unix { listener, .. } => unix(listener.accept()?.0),
         }
     }
 }
@@ -637,7 +642,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_bound() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::default();
         let mut waits = Vec::new();
         for _ in 0..9 {
             waits.push(backoff.wait.as_millis());

@@ -93,7 +93,7 @@ impl Connection {
             attempt: None,
             stream: None,
             assembler: Assembler::new(LINE_MAX),
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
             reconnects,
             is_told: false,
             buffer: vec![0; CHUNK],

@@ -6,7 +6,7 @@
 mod event;
 mod feed;
 pub(crate) mod inbox;
-mod notices;
+pub(crate) mod notices;
 mod outbox;
 mod reader;
 mod responder;

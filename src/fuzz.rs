@@ -20,10 +20,11 @@ use rumqttc::QoS;
 use source::assembler::Assembler;
 use source::live::{Came, Origin};
 use source::mqtt::Address;
+use source::saved::Place;
 use source::tail::{Tail, Times};
 use source::tell::Teller;
 use source::uri::Uri;
-use source::{Bytes, Format, Next, Options, Place, Source};
+use source::{Bytes, Format, Next, Options, Source};
 
 /// Flags that cannot stand together.
 #[derive(Debug)]
@@ -107,8 +108,8 @@ pub fn records(bytes: &[u8]) {
         ..Options::default()
     };
     let path = if kind & 128 != 0 { "-" } else { "x.csv" };
-    let length = Some(bytes.len() as u64);
-    let file = Bytes::file(Cursor::new(bytes.to_vec()), length, Arc::clone(&options.stop));
+    // Without a length, by which an array that is cut short is known before its rows.
+    let file = Bytes::file(Cursor::new(bytes.to_vec()), None, Arc::clone(&options.stop));
     let pieces = Pieces { bytes: Cursor::new(bytes.to_vec()), lengths: [a, b, c, d], turn: 0 };
     let live = Bytes::live(pieces, Arc::clone(&options.stop)).expect("a thread");
     assert_eq!(told(path, live, &input, &options), told(path, file, &input, &options));
@@ -124,6 +125,7 @@ fn told(path: &str, bytes: Bytes, input: &Input, options: &Options) -> String {
             match source.advance()? {
                 Next::Record => writeln!(told, "{:?} {:?}", source.record(), source.answers())?,
                 Next::Wait => std::thread::park_timeout(source::POLL),
+                Next::Again => {}
                 Next::End => return Ok(()),
             }
         }

@@ -88,6 +88,10 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(error) if sink::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if source::is_stop(&error) => {
+            eprintln!("mcedge: {error:#}");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("mcedge: {error:#}");
             ExitCode::FAILURE

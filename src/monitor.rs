@@ -12,10 +12,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use clap::ValueEnum;
 
 use crate::run::stop_on_ctrl_c;
+use crate::source::uri::told;
 use feed::Feed;
 use lines::Lines;
 use screen::Screen;
@@ -67,11 +68,13 @@ enum Surface {
 /// Shows what comes until it ends, or somebody has seen enough.
 pub fn monitor(args: &Args) -> Result<ExitCode> {
     let stop = stop_on_ctrl_c()?;
-    eprintln!("waits for a board at {}", args.input);
-    let mut feed = Feed::open(&args.input, args.format == Talk::Csv, &stop)
-        .with_context(|| format!("input {}", args.input))?;
+    let input = told(&args.input);
+    eprintln!("waits for a board at {input}");
+    let feed = Feed::open(&args.input, args.format == Talk::Csv, &stop);
+    let mut feed =
+        feed.map_err(|error| without_login(error, &args.input)).with_context(|| format!("input {input}"))?;
     let began = Instant::now();
-    let mut view = View::new(&args.input, feed.stream(), args.format == Talk::Frames);
+    let mut view = View::new(&input, feed.stream(), args.format == Talk::Frames);
     let mut surface = match args.lines || !stdout().is_terminal() {
         true => Surface::Lines(Lines::new()),
         false => Surface::Screen(Box::new(Screen::open()?)),
@@ -118,7 +121,28 @@ impl Surface {
     }
 }
 
+/// An error that may show the whole URI, without a password in it.
+fn without_login(error: Error, uri: &str) -> Error {
+    match told(uri) {
+        told if told == uri => error,
+        told => anyhow!("{}", format!("{error:#}").replace(uri, &told)),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
     seconds.ok_or_else(|| format!("{text:?} is no number of seconds"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_told_of_what_is_no_board() {
+        let uri = "mqtt://me:secret@host/topic";
+        let error = Feed::open(uri, false, &Default::default()).err().map(|error| without_login(error, uri));
+        let error = format!("{:#}", error.unwrap());
+        assert!(error.contains("mqtt://host/topic") && !error.contains("secret"), "{error}");
+    }
 }

@@ -39,11 +39,13 @@ use state::{Saved, State, StateArgs};
 pub struct Args {
     #[command(flatten)]
     bundle: BundleArg,
-    /// What to read: a path, a file:// URI, - for standard input, or what is live: serial://, i2c://, tail://, journal://,
-    /// tcp-listen://, tcp://, unix://, mqtt://. Said several times, each is a stream of its own
+    /// What to read: a path, a file:// URI, - for standard input; a board or a sensor: serial://, i2c://; or lines that come:
+    /// tail://PATH, journal://?unit=NAME, tcp-listen://HOST:PORT, tcp://HOST:PORT, unix://PATH, mqtt://HOST/TOPIC. Said several
+    /// times, each is a stream of its own
     #[arg(long, value_name = "URI", required = true)]
     input: Vec<String>,
-    /// Where predictions go: a path, a file:// URI, or - for standard output
+    /// Where predictions go: a path, a file:// URI, which may say ?rotate=10MiB&keep=5, - for standard output, or
+    /// mqtt://HOST/TOPIC
     #[arg(long, value_name = "URI", default_value = "-")]
     output: String,
     /// Send the model's answers back to the boards that the samples come from
@@ -169,17 +171,16 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
         flow.runner.run(&mut flow.backlog, flow.inputs.names(), &mut flow.outputs)?;
         progress.set_position(flow.inputs.bytes_read());
         if let Some(state) = &mut state {
-            after_run(flow, state, matches!(next, Ok(Next::Record | Next::Wait)));
+            after_run(flow, state, matches!(next, Ok(Next::Record | Next::Wait | Next::Again)));
         }
-        match next? {
-            Next::Record => {}
-            Next::Wait => {
-                // A reader at the other end of a pipe gets a row when it is made; a file is written in blocks.
-                if std::mem::take(&mut has_run) {
-                    flow.outputs.flush()?;
-                }
-                thread::park_timeout(POLL);
-            }
+        let next = next?;
+        // A reader at the other end of a pipe gets a row when it is made; a file is written in blocks.
+        if matches!(next, Next::Wait | Next::Again) && std::mem::take(&mut has_run) {
+            flow.outputs.flush()?;
+        }
+        match next {
+            Next::Record | Next::Again => {}
+            Next::Wait => thread::park_timeout(POLL),
             Next::End => return Ok(()),
         }
     }
@@ -241,6 +242,11 @@ impl Args {
         ensure!(
             self.gates.is_none() || !self.has_streams(),
             usage("--gates is for one stream: one --input, and no --stream-column")
+        );
+        let has_numbers = self.input.iter().any(|uri| source::is_link(uri, self.reading.format));
+        ensure!(
+            self.reading.on_gap == OnGap::Skip || has_numbers,
+            usage("--on-gap is for samples that have numbers: frames of serial://, or i2c://")
         );
         let both =
             usage("--spill and --state cannot stand together: a snapshot does not hold what is in the file");
@@ -364,6 +370,7 @@ impl Args {
             streams: self.has_streams(),
             saved: saved.map(|saved| &saved.sink),
             keeps_rows: !inputs.can_go_back(),
+            snapshots: self.state.state.is_some(),
         };
         let saved = saved.and_then(|saved| saved.gates.as_ref());
         let gates = self.gates.as_ref().map(|uri| {

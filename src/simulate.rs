@@ -66,7 +66,7 @@ struct LineArgs {
     #[arg(long, value_enum, default_value_t = Talk::Frames)]
     format: Talk,
     /// Samples that a frame holds
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_1)]
     samples_per_frame: usize,
     /// What numbers are sent as; those of i16 and i32 have a scale that fits the largest
     #[arg(long, value_enum, default_value_t = ElementArg::F32)]
@@ -193,6 +193,11 @@ fn positive(text: &str) -> Result<f64, String> {
 fn at_least_0(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| *number >= 0.0 && number.is_finite());
     number.ok_or_else(|| format!("{text:?} is no number of 0 or more"))
+}
+
+fn at_least_1(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&number| number > 0);
+    number.ok_or_else(|| format!("{text:?} is no count above 0"))
 }
 
 fn probability(text: &str) -> Result<f64, String> {

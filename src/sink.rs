@@ -12,6 +12,8 @@
 //! residual) is empty, `null` in JSON. An `.npy` is the graph's output, `[T, O]` f32, whatever the layout.
 
 mod npy;
+mod publish;
+mod rotate;
 mod saved;
 mod table;
 mod target;
@@ -27,8 +29,11 @@ use clap::ValueEnum;
 use mcedge_models::contract::{Output, OutputKind};
 
 use crate::Usage;
+use crate::source::uri::{Uri, told};
 use crate::source::{Fields, Ticket, local_path};
 use npy::Npy;
+use publish::Publisher;
+use rotate::{Rotating, Rotation};
 pub use saved::Saved;
 use table::Table;
 use target::{Rows, Target};
@@ -61,6 +66,8 @@ pub struct Options<'a> {
     pub saved: Option<&'a Saved>,
     /// Whether whole rows that a file has behind the snapshot stay: nothing makes them once more.
     pub keeps_rows: bool,
+    /// Whether snapshots are made.
+    pub snapshots: bool,
 }
 
 /// What there is to say about each record.
@@ -156,7 +163,7 @@ impl Layout {
 }
 
 impl Sink {
-    /// Opens `uri`, a path or `-` for standard output, for outputs `[size]`.
+    /// Opens `uri`, for outputs `[size]`: a path, a `file://` URI, `-` for standard output, or `mqtt://` for messages.
     ///
     /// A file is made anew, or cut off where the snapshot ends, or its rows: open the inputs first, so that nothing is lost
     /// for want of one.
@@ -171,27 +178,32 @@ impl Sink {
             let Options { format, streams, saved, .. } = *options;
             let format = match format {
                 Some(format) => format,
+                None if is_broker(uri) => Format::Jsonl,
                 None => by_extension(path)?,
             };
             ensure!(!streams || format != Format::Npy, Usage(NO_STREAMS.into()));
             if format == Format::Npy {
-                return array(path, options, &[size]);
+                return array(uri, options, &[size]);
             }
             let delimiter = delimiter(path);
             let columns = layout.columns(delimiter, streams);
             let shape = format!("{format:?}: {columns}");
             saved.map_or(Ok(()), |saved| saved.check_shape(&shape))?;
             let rows = if format == Format::Csv { Rows::Csv } else { Rows::Lines };
-            let (target, _) = create(path, options, rows)?;
-            let out = BufWriter::new(target);
-            let mut table = Table::new(out, layout, delimiter, streams);
-            if format == Format::Jsonl {
-                return Ok((shape, Writer::Jsonl(table)));
-            }
-            if saved.is_none() {
+            let target = if is_broker(uri) {
+                let parsed = Uri::parse(uri)?.context("is no URI")?;
+                Target::Messages(Publisher::open(parsed, path)?)
+            } else {
+                let header = if format == Format::Csv { format!("{columns}\n") } else { String::new() };
+                create_rows(uri, options, rows, &header)?
+            };
+            // Messages have no beginning.
+            let has_header = format == Format::Csv && saved.is_none() && !is_broker(uri);
+            let mut table = Table::new(BufWriter::new(target), layout, delimiter, streams);
+            if has_header {
                 table.header(columns)?;
             }
-            Ok((shape, Writer::Csv(table)))
+            Ok((shape, if format == Format::Csv { Writer::Csv(table) } else { Writer::Jsonl(table) }))
         })
     }
 
@@ -201,13 +213,14 @@ impl Sink {
     ///
     /// As [`Sink::open`].
     pub fn array(uri: &str, options: &Options, shape: &[usize]) -> Result<Self> {
-        Self::named_open(uri, |path| array(path, options, shape))
+        Self::named_open(uri, |_| array(uri, options, shape))
     }
 
     fn named_open(uri: &str, open: impl FnOnce(&str) -> Result<(String, Writer)>) -> Result<Self> {
-        let path = path_of(uri);
+        let safe = told(uri);
+        let path = if is_broker(uri) { &safe } else { path_of(uri) };
         let name = if path == "-" { "standard output" } else { path };
-        let opened = check_path(path).and_then(|()| open(path));
+        let opened = check_path(uri).and_then(|()| open(path));
         let (shape, writer) = opened.with_context(|| format!("output {name}"))?;
         Ok(Sink { name: name.into(), shape, writer })
     }
@@ -240,6 +253,24 @@ impl Sink {
         self.named(flushed)
     }
 
+    /// Whether it leaves a file that is full for a new one.
+    pub fn is_rotating(&self) -> bool {
+        match &self.writer {
+            Writer::Npy(_) => false,
+            Writer::Csv(table) | Writer::Jsonl(table) => matches!(table.target(), Target::Rotating(_)),
+        }
+    }
+
+    /// Ends the output: everything is in its place, or it is said what is not.
+    pub fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        let finished = match &mut self.writer {
+            Writer::Npy(_) => Ok(()),
+            Writer::Csv(table) | Writer::Jsonl(table) => table.finish(),
+        };
+        self.named(finished)
+    }
+
     fn named(&self, written: io::Result<()>) -> Result<()> {
         written.with_context(|| format!("output {}", self.name))
     }
@@ -251,9 +282,15 @@ pub fn is_broken_pipe(err: &Error) -> bool {
     err.chain().any(|cause| cause.downcast_ref().is_some_and(is_broken))
 }
 
-fn check_path(path: &str) -> Result<()> {
-    ensure!(!path.contains("://"), "expected a path, a file:// URI, or - for standard output");
+fn check_path(uri: &str) -> Result<()> {
+    let is_known = is_broker(uri) || !path_of(uri).contains("://");
+    ensure!(is_known, "expected a path, a file:// URI, - for standard output, or mqtt://HOST/TOPIC");
     Ok(())
+}
+
+/// Whether rows go to a broker.
+fn is_broker(uri: &str) -> bool {
+    uri.starts_with("mqtt://")
 }
 
 fn by_extension(path: &str) -> Result<Format> {
@@ -285,9 +322,40 @@ fn create(path: &str, options: &Options, rows: Rows) -> Result<(Target, u64)> {
     Ok((Target::open(path, keep)?, keep.unwrap_or_default()))
 }
 
-fn array(path: &str, options: &Options, shape: &[usize]) -> Result<(String, Writer)> {
-    let saved = options.saved;
+/// Opens the file of `uri` for rows, behind those of earlier runs where it is left when it is full.
+fn create_rows(uri: &str, options: &Options, rows: Rows, header: &str) -> Result<Target> {
+    let (path, rotation) = (path_of(uri), Rotation::parse(uri)?);
+    let Some(rotation) = rotation else { return Ok(create(path, options, rows)?.0) };
+    ensure!(!options.inputs.iter().any(|input| is_same_file(input, path)), "is the input");
+    let is_file = path != "-" && fs::metadata(path).map_or(true, |metadata| metadata.is_file());
+    ensure!(is_file, Usage("is no file, which alone can be left for a new one: leave ?rotate= out".into()));
+    let file = match options.saved {
+        None => {
+            rotate::leave(path, rotation, header.len())?;
+            Target::open(path, None)?
+        }
+        Some(saved) => {
+            let number = saved.find(path, rotation.keep)?;
+            if number > 0 && options.keeps_rows {
+                // Rows behind the snapshot stay, in the files that they are in.
+                Target::open(path, Some(rows.end(path, 0)?))?
+            } else {
+                rotate::undo(path, rotation.keep, number)?;
+                create(path, options, rows)?.0
+            }
+        }
+    };
+    let Target::File(file) = file else { bail!("is no file") };
+    let rotating = Rotating::new(file, path, rotation, header.as_bytes(), options.snapshots)?;
+    Ok(Target::Rotating(rotating))
+}
+
+fn array(uri: &str, options: &Options, shape: &[usize]) -> Result<(String, Writer)> {
+    let (path, saved) = (path_of(uri), options.saved);
     const WHY: &str = "an .npy begins with the count of its rows, and needs a file to go back in";
+    ensure!(!is_broker(uri), WHY);
+    let is_whole = Rotation::parse(uri)?.is_none();
+    ensure!(is_whole, Usage("an .npy is one file: leave ?rotate= out".into()));
     let words = format!("an array of {shape:?}");
     saved.map_or(Ok(()), |saved| saved.check_shape(&words))?;
     let is_file = || path != "-" && fs::metadata(path).map_or(true, |metadata| metadata.is_file());
@@ -301,9 +369,12 @@ fn array(path: &str, options: &Options, shape: &[usize]) -> Result<(String, Writ
     Ok((words, Writer::Npy(npy)))
 }
 
-/// The path of a URI.
+/// The path of a URI, without what is behind a `?` of `file://`.
 fn path_of(uri: &str) -> &str {
-    uri.strip_prefix("file://").unwrap_or(uri)
+    match uri.strip_prefix("file://") {
+        Some(rest) => rest.split_once('?').map_or(rest, |(path, _)| path),
+        None => uri,
+    }
 }
 
 /// Whether two URIs are of one file, there or not.

@@ -13,8 +13,8 @@ pub mod live;
 pub mod mqtt;
 mod npy;
 mod remote;
-mod saved;
-mod socket;
+pub mod saved;
+pub mod socket;
 pub mod tail;
 pub mod tell;
 #[cfg(test)]
@@ -28,16 +28,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
-use mcedge_firmware_host::{LineCounters, Responder};
+use mcedge_firmware_host::{LineCounters, LinkError, Responder};
 use mcedge_models::contract::Input;
 
 use crate::Usage;
 pub use bytes::{Bytes, LINE_MAX, POLL};
 use bytes::{Lines, Need};
 pub use npy::read as read_array;
-pub use remote::{is_live, local_path, stream_name};
+pub use remote::{is_link, is_live, local_path, stream_name};
 use saved::Reading;
-pub use saved::{Place, Position, Saved, checksums};
+pub use saved::{Position, Saved, checksums};
 
 /// Names that a time column goes by, in lower case.
 const TIME_NAMES: [&str; 15] = [
@@ -59,6 +59,8 @@ const TIME_NAMES: [&str; 15] = [
 ];
 /// Bad rows that are told one by one.
 const BAD_ROWS_TOLD: u64 = 5;
+/// Rows of no use that are passed over before other inputs have their turn.
+const USELESS: u32 = 512;
 /// Characters of a bad cell that a message shows.
 const SHOWN: usize = 40;
 
@@ -171,8 +173,30 @@ pub enum Next {
     Record,
     /// It has not come yet.
     Wait,
+    /// It may have come: what has been looked at so far was of no use, and others may go first.
+    Again,
     /// Nothing.
     End,
+}
+
+/// An input was told to end before its first record: that is no failure.
+#[derive(Debug)]
+pub struct Stopped;
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("stopped before the first row")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// Whether an error says that somebody stopped an input before anything came of it.
+pub fn is_stop(error: &Error) -> bool {
+    let is_stop = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<Stopped>() || matches!(cause.downcast_ref(), Some(LinkError::Stopped))
+    };
+    error.chain().any(is_stop)
 }
 
 /// One record of an input.
@@ -246,6 +270,8 @@ enum Read {
     Row,
     /// A record that cannot be used, and why.
     Bad(Error),
+    /// A line that is none: it is empty, or the header once more.
+    Nothing,
     End,
 }
 
@@ -288,7 +314,8 @@ pub fn start(uri: &str, input: &Input, options: &Options, saved: Option<&Saved>)
     let path = uri.strip_prefix("file://").unwrap_or(uri);
     ensure!(
         !path.contains("://"),
-        "input {uri:?}: expected a path, a file:// URI, - for standard input, or one of {}",
+        "input {:?}: expected a path, a file:// URI, - for standard input, or one of {}",
+        uri::told(path),
         list(&remote::SCHEMES.map(|scheme| format!("{scheme}://")))
     );
     let name = if path == "-" { "standard input" } else { path };
@@ -346,7 +373,8 @@ impl Source {
             Some(format @ (Format::Text | Format::Bytes)) if bytes.has_lines() => format,
             Some(Format::Npy) if bytes.has_lines() => bail!("comes line by line, an .npy has no lines"),
             _ if bytes.peek()?.is_empty() => {
-                bail!(if bytes.stopped() { "stopped before the first row" } else { "is empty" });
+                ensure!(!bytes.stopped(), Stopped);
+                bail!("is empty");
             }
             Some(format) => format,
             None => by_content(bytes.peek()?, input),
@@ -461,7 +489,10 @@ impl Source {
     /// The input fails; a line is too long; or a row cannot be used and [`OnBad::Stop`] holds. A skipped row is told on
     /// standard error, the first few one by one.
     pub fn advance(&mut self) -> Result<Next> {
-        while self.is_stopped() || !self.would_wait() {
+        for _ in 0..USELESS {
+            if !self.is_stopped() && self.would_wait() {
+                return Ok(Next::Wait);
+            }
             let read = self.read().with_context(|| format!("input {}", self.name))?;
             match read {
                 Read::End => return Ok(Next::End),
@@ -470,9 +501,10 @@ impl Source {
                     return Ok(Next::Record);
                 }
                 Read::Bad(reason) => self.skip(reason)?,
+                Read::Nothing => {}
             }
         }
-        Ok(Next::Wait)
+        Ok(Next::Again)
     }
 
     /// The record that [`Source::advance`] came to.
@@ -503,8 +535,8 @@ impl Source {
     /// Whether the next record is still to come.
     fn would_wait(&mut self) -> bool {
         match &mut self.reader {
-            Reader::Csv(csv) => csv.lines.would_wait_for_text(),
-            Reader::Jsonl(jsonl) => jsonl.lines.would_wait_for_text(),
+            Reader::Csv(csv) => csv.lines.would_wait(),
+            Reader::Jsonl(jsonl) => jsonl.lines.would_wait(),
             Reader::Npy(npy) => npy.would_wait(),
             Reader::Text(lines) => lines.would_wait(),
             Reader::Bytes(bytes) => bytes.would_wait(Need::Bytes(1)),

@@ -18,7 +18,7 @@ pub struct ClockFit {
     pub drift_ppm: f64,
     /// How much later than the quickest ones arrivals are, in µs: the mean over the last few hundred.
     pub jitter_us: f64,
-    /// Arrivals that the fit has seen since the board's start.
+    /// Arrivals that the fit has seen since it began: at the board's start, or where one of the clocks was set.
     pub samples: u64,
 }
 
@@ -26,7 +26,8 @@ pub struct ClockFit {
 ///
 /// # Invariants
 ///
-/// - Times that it gives never go back while the board's go on.
+/// - Times that it gives do not go back while the board's go on, but where the fit has moved back by more than a
+///   second at once.
 /// - `quickest` has 64 points at most, in the order of the board's time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
@@ -41,8 +42,10 @@ pub struct Clock {
     astray: Vec<Point>,
     jitter_us: f64,
     arrivals: u64,
-    /// What was given last: the board's time and this machine's.
-    given: Option<(u64, i64)>,
+    /// This machine's time that was given last.
+    given_us: Option<i64>,
+    /// The board's time that it was given for, where its clock is still the same.
+    given_device_us: Option<u64>,
 }
 
 /// An arrival.
@@ -79,8 +82,8 @@ const LONG_WINDOW_US: f64 = 30e6;
 const DRIFT_WINDOWS: usize = 4;
 /// No oscillator is further off; an RC one is by 2 %.
 const MOST_DRIFT: f64 = 0.05;
-/// An arrival this far below the line means that one of the clocks has been set, or has slept; and how fast a clock may
-/// leave a fit that has not seen it go.
+/// An arrival this far below the line, or of a time of the board's this far back, means that one of the clocks has been
+/// set, or has slept; and how fast a clock may leave a fit that has not seen it go.
 const STEP_US: f64 = 100e3;
 const STRAY: f64 = 1e-3;
 /// A window that is further above the line has seen a stall, and is left out of the fit.
@@ -89,6 +92,8 @@ const ASTRAY_US: f64 = 20e3;
 const ASTRAY_WINDOWS: usize = 8;
 /// How far a time is behind the one before at least, while the fit is behind.
 const SLOW_US: u64 = 5_000;
+/// A time that is further ahead of the fit is of another clock, or of a bad time of the board's: it holds nothing up.
+const MOST_AHEAD_US: i64 = 1_000_000;
 /// Arrivals of which the jitter is the mean, about.
 const JITTER_ARRIVALS: u64 = 256;
 
@@ -99,49 +104,65 @@ impl Clock {
     }
 
     /// What the board has stamped with `device_us` came at `host_us` by this machine's clock. One that is no newer than
-    /// the one before is not used.
+    /// the one before is not used; where one of the clocks has been set, the fit starts over.
     pub fn arrived(&mut self, device_us: u64, host_us: i64) {
-        let (device_0, host_0) = *self.origin.get_or_insert((device_us, host_us));
-        let x_us = device_us as f64 - device_0 as f64;
-        let point = Point { x_us, y_us: host_us.saturating_sub(host_0) as f64 - x_us };
-        if self.arrivals > 0 && x_us <= self.newest_us {
+        let mut point = self.point(device_us, host_us);
+        if self.has_leapt(point) {
+            self.restart();
+            point = self.point(device_us, host_us);
+        }
+        if self.arrivals > 0 && point.x_us <= self.newest_us {
             return;
         }
-        let above_us = self.line.below_us(point);
-        if above_us < -STEP_US - STRAY * (x_us - self.newest_us) {
-            // Earlier than can be: this machine has slept, or the board's clock has leapt.
-            self.begin(&[point]);
-        } else if above_us < 0.0 {
-            self.line.at.y_us += above_us;
-        }
-        self.newest_us = x_us;
+        self.line.at.y_us += self.line.below_us(point).min(0.0);
+        self.newest_us = point.x_us;
         self.arrivals += 1;
         let above_us = self.line.below_us(point);
         self.jitter_us += (above_us - self.jitter_us) / self.arrivals.min(JITTER_ARRIVALS) as f64;
         self.window.take(point, &self.line);
-        if self.window.is_over(x_us) {
+        if self.window.is_over(point.x_us) {
             self.end_window();
         }
     }
 
-    /// This machine's time of the board's, in µs: by the fit, and never back.
+    /// An arrival, from the first one.
+    fn point(&mut self, device_us: u64, host_us: i64) -> Point {
+        let (device_0, host_0) = *self.origin.get_or_insert((device_us, host_us));
+        let x_us = device_us as f64 - device_0 as f64;
+        Point { x_us, y_us: host_us.saturating_sub(host_0) as f64 - x_us }
+    }
+
+    /// Whether a point is of other clocks than those before: the board's has gone back, wrapped at 32 bits or was wrong
+    /// for a while, or the point is earlier than can be, since this machine has slept or the board's clock has leapt.
+    fn has_leapt(&self, point: Point) -> bool {
+        let ahead_us = point.x_us - self.newest_us;
+        let earliest_us = -STEP_US - STRAY * ahead_us;
+        self.arrivals > 0
+            && (ahead_us < -STEP_US || ahead_us > 0.0 && self.line.below_us(point) < earliest_us)
+    }
+
+    /// This machine's time of the board's, in µs: by the fit; what was given last, before anything has arrived.
     ///
     /// Where the fit has moved back under what was given, time goes at half its pace or 5 ms a call, whatever is less,
-    /// until the fit has caught up.
+    /// until the fit has caught up. Where it has moved back by more than a second, time goes back with it.
     pub fn host_us(&mut self, device_us: u64) -> i64 {
-        let Some((device_0, host_0)) = self.origin else { return 0 };
+        let Some((device_0, host_0)) = self.origin else { return self.given_us.unwrap_or_default() };
         let x_us = device_us as f64 - device_0 as f64;
         let fitted_us = host_0.saturating_add((x_us + self.line.y_us(x_us)).round() as i64);
-        let host_us = match self.given {
-            Some((device, given_us)) if device != device_us => {
-                let slow_us = (device_us.saturating_sub(device) / 2).clamp(1, SLOW_US);
-                fitted_us.max(given_us.saturating_add_unsigned(slow_us))
-            }
-            Some((_, given_us)) => given_us,
-            None => fitted_us,
-        };
-        self.given = Some((device_us, host_us));
+        let least_us = self.least_us(device_us).filter(|us| us.saturating_sub(fitted_us) <= MOST_AHEAD_US);
+        let host_us = least_us.map_or(fitted_us, |least_us| least_us.max(fitted_us));
+        (self.given_us, self.given_device_us) = (Some(host_us), Some(device_us));
         host_us
+    }
+
+    /// The least time that is not behind what was given.
+    fn least_us(&self, device_us: u64) -> Option<i64> {
+        let slow_us = match self.given_device_us {
+            Some(before_us) if before_us == device_us => 0,
+            Some(before_us) => (device_us.saturating_sub(before_us) / 2).clamp(1, SLOW_US),
+            None => 1,
+        };
+        Some(self.given_us?.saturating_add_unsigned(slow_us))
     }
 
     /// The fit.
@@ -156,9 +177,9 @@ impl Clock {
         }
     }
 
-    /// The board has started over, and so has its clock. What is given still never goes back.
+    /// The board has started over, and so has its clock. What is given goes on from what was given last.
     pub fn restart(&mut self) {
-        *self = Clock { given: self.given, ..Clock::default() };
+        *self = Clock { given_us: self.given_us, ..Clock::default() };
     }
 
     /// Fits anew to these points alone.
@@ -272,6 +293,8 @@ mod tests {
         /// The board's time at `now_us` 0.
         board_0_us: f64,
         given_us: i64,
+        /// Times that went back, by more than a second each.
+        steps_back: u32,
     }
 
     /// How a line delays.
@@ -295,6 +318,7 @@ mod tests {
                 now_us: 0.0,
                 board_0_us,
                 given_us: i64::MIN,
+                steps_back: 0,
             }
         }
 
@@ -320,7 +344,9 @@ mod tests {
             let board_us = self.board_us();
             self.clock.arrived(board_us, (self.now_us + delay_us) as i64);
             let given_us = self.clock.host_us(board_us);
-            assert!(given_us > self.given_us, "time goes back at {} µs", self.now_us);
+            let is_step_back = given_us < self.given_us.saturating_sub(MOST_AHEAD_US / 2);
+            assert!(is_step_back || given_us > self.given_us, "time goes back at {} µs", self.now_us);
+            self.steps_back += u32::from(is_step_back);
             self.given_us = given_us;
             given_us as f64 - self.now_us
         }
@@ -329,6 +355,11 @@ mod tests {
         fn play(&mut self, seconds: f64, gap_us: f64, delay: Delay) -> f64 {
             let samples = (seconds * 1e6 / gap_us) as u64;
             (0..samples).map(|_| self.sample(gap_us, delay, 0.0).abs()).fold(0.0, f64::max)
+        }
+
+        /// The board's clock leaps.
+        fn leap(&mut self, leap_us: f64) {
+            self.board_0_us += leap_us;
         }
     }
 
@@ -391,20 +422,16 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_leaps_is_found_again() {
-        for leap_us in [-60e6, 60e6] {
+    fn a_clock_that_leaps_is_found_again_at_once() {
+        // Back as 32 bits wrap; ahead as it goes where this machine has slept and the board has not.
+        for leap_us in [-3_600e6, -0.2e6, 0.2e6, 2e6, 60e6, 3_600e6, 2_f64.powi(62)] {
             let mut world = World::new(50.0);
+            world.leap(4_000e6);
             world.play(120.0, 10_000.0, Delay::Even);
-            world.board_0_us += leap_us;
-            if leap_us < 0.0 {
-                // The board's time has gone back: the link takes that for a new start.
-                world.clock.restart();
-            }
-            world.play(12.0, 10_000.0, Delay::Even);
-            // Behind what was given, time goes at half its pace.
-            world.play(120.0, 10_000.0, Delay::Even);
+            world.leap(leap_us);
             let error_us = world.play(60.0, 10_000.0, Delay::Even);
-            assert!(error_us < 1_500.0, "{leap_us}: {error_us} µs");
+            assert!(error_us < 20e3, "{leap_us}: {error_us} µs");
+            assert_eq!(world.steps_back, 0, "{leap_us}");
         }
         // The board has slept for a minute, and its clock with it: it falls behind for good.
         let mut world = World::new(50.0);
@@ -417,6 +444,28 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_was_far_off_holds_nothing_up() {
+        // A stall of eight seconds and more is taken for a board that has slept, until it ends.
+        let mut world = World::new(0.0);
+        world.play(120.0, 10_000.0, Delay::Even);
+        for _ in 0..2_000 {
+            world.sample(10_000.0, Delay::Even, 30e6);
+        }
+        world.play(3.0, 10_000.0, Delay::Even);
+        assert_eq!(world.steps_back, 1);
+        let error_us = world.play(10.0, 10_000.0, Delay::Even);
+        assert!(error_us < 20e3, "{error_us} µs");
+        // A time at the end of all, and then a new start.
+        let mut clock = Clock::new();
+        clock.arrived(0, 0);
+        assert_eq!(clock.host_us(u64::MAX), i64::MAX);
+        clock.restart();
+        assert_eq!(clock.host_us(0), i64::MAX, "nothing has arrived");
+        clock.arrived(0, 2_000_000);
+        assert_eq!(clock.host_us(0), 2_000_000);
+    }
+
+    #[test]
     fn a_board_that_starts_over_starts_the_fit_over() {
         let mut world = World::new(-200.0);
         world.play(120.0, 10_000.0, Delay::Even);
@@ -425,6 +474,43 @@ mod tests {
         assert!(world.play(120.0, 10_000.0, Delay::Even) < 24e3);
         assert!(world.play(60.0, 10_000.0, Delay::Even) < 1_000.0);
         assert!(world.clock.fit().samples < 20_000, "arrivals are since the start");
+    }
+
+    #[test]
+    fn a_time_that_is_bad_once_is_no_leap_of_the_others() {
+        for bad_us in [-100e6, -0.5e6, -0.05e6, 0.5e6, 2_f64.powi(32), 2_f64.powi(62)] {
+            let mut world = World::new(50.0);
+            world.play(120.0, 10_000.0, Delay::Even);
+            world.leap(bad_us);
+            world.sample(10_000.0, Delay::Even, 0.0);
+            world.leap(-bad_us);
+            let error_us = world.play(60.0, 10_000.0, Delay::Even);
+            assert!(error_us < 20e3, "{bad_us}: {error_us} µs");
+            assert_eq!(world.steps_back, 0, "{bad_us}");
+        }
+        // As bad as can be.
+        let mut clock = Clock::new();
+        for (device_us, host_us) in [(0, 0), (1 << 63, 10_000), (u64::MAX, 20_000), (30_000, 30_000)] {
+            clock.arrived(device_us, host_us);
+            assert_eq!(clock.host_us(device_us), host_us);
+        }
+    }
+
+    #[test]
+    fn a_new_start_keeps_this_machines_time_alone() {
+        // Another board, up for ten hours; the same one up for as long as before; a new one.
+        for device_us in [36_000_000_000, 5_000_000, 0] {
+            let mut clock = Clock::new();
+            clock.arrived(5_000_000, 1_000_000);
+            assert_eq!(clock.host_us(5_000_000), 1_000_000);
+            clock.restart();
+            clock.arrived(device_us, 1_000_100);
+            assert_eq!(clock.host_us(device_us), 1_000_100, "{device_us}");
+            // An earlier one of the same frame is not before what was given.
+            clock.restart();
+            clock.arrived(device_us + 200, 1_000_250);
+            assert_eq!(clock.host_us(device_us), 1_000_101, "{device_us}");
+        }
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl RateGuess {
             return;
         };
         let is_burst = arrival_us.saturating_sub(self.newest_us) < BURST_US;
-        let lasts_us = self.newest_us - began_us;
+        let lasts_us = self.newest_us.saturating_sub(began_us);
         if !is_burst {
             if self.rows >= STRETCH_ROWS && lasts_us >= STRETCH_US {
                 self.end_stretch(lasts_us);

@@ -4,13 +4,20 @@
 ///
 /// Nothing is filtered: what the samples have above half of a lower rate folds down into it.
 ///
+/// Samples are joined over 64 periods of the grid or a second, whichever is more: over more than eight periods of a board
+/// whose rate is an eighth of the grid's. Over more, or where time has gone back by more than a period of the grid, the
+/// grid starts over, as it does after [`reset`](Resampler::reset): one bad time makes no points up, and holds none back.
+///
 /// # Invariants
 ///
 /// - Grid point `k` lies at `origin_us + k / rate_hz`; the first sample after a reset is point 0.
+/// - From `before_us` to `newest_us` it is `most_us` at most.
 /// - Points before `next` have been given, or lie before the newest but one sample.
 #[derive(Clone, Debug)]
 pub struct Resampler {
     rate_hz: f64,
+    /// Samples that are further apart are not joined.
+    most_us: i64,
     origin_us: i64,
     /// The next point of the grid.
     next: u64,
@@ -23,8 +30,15 @@ pub struct Resampler {
     point: Box<[f32]>,
 }
 
+/// Periods of the grid and µs between samples that are joined, whichever is more, and never more than some years.
+const MOST_PERIODS: f64 = 64.0;
+const MOST_US: f64 = 1e6;
+const EVER_US: f64 = 1e15;
+/// Times are whole µs: a finer grid has none.
+const MOST_HZ: f64 = 1e6;
+
 impl Resampler {
-    /// Gives `rate_hz` samples of `channels` numbers a second.
+    /// Gives `rate_hz` samples of `channels` numbers a second, a million at most.
     ///
     /// # Panics
     ///
@@ -32,8 +46,10 @@ impl Resampler {
     pub fn new(rate_hz: f64, channels: usize) -> Self {
         assert!(rate_hz.is_finite() && rate_hz > 0.0, "a rate is a number of Hz above 0");
         let row = || vec![0.0; channels].into_boxed_slice();
+        let rate_hz = rate_hz.min(MOST_HZ);
         Resampler {
             rate_hz,
+            most_us: (MOST_PERIODS * 1e6 / rate_hz).clamp(MOST_US, EVER_US) as i64,
             origin_us: 0,
             next: 0,
             before: row(),
@@ -46,14 +62,18 @@ impl Resampler {
     }
 
     /// Takes a sample of `[channels]`; then [`next`](Resampler::next) gives the points of the grid up to it. One whose
-    /// time is not behind that of the sample before is not used. Points that have not been taken are given up.
+    /// time is that of the sample before, or up to a period of the grid earlier, is not used. Points that have not been
+    /// taken are given up.
     ///
     /// # Panics
     ///
     /// There is not one number for each channel.
     pub fn push(&mut self, time_us: i64, values: &[f32]) {
         assert_eq!(values.len(), self.newest.len(), "a sample has one number for each channel");
-        if self.has_newest && time_us <= self.newest_us {
+        let ahead_us = time_us.saturating_sub(self.newest_us);
+        if ahead_us > self.most_us || (ahead_us as f64) < -1e6 / self.rate_hz {
+            self.reset();
+        } else if self.has_newest && ahead_us <= 0 {
             return;
         }
         self.give_up();
@@ -69,10 +89,7 @@ impl Resampler {
     /// The next point of the grid that the samples reach, and its time.
     #[allow(clippy::should_implement_trait)] // what it gives is borrowed from it
     pub fn next(&mut self) -> Option<(i64, &[f32])> {
-        let time_us = self.next_us();
-        if !self.has_newest || time_us > self.newest_us {
-            return None;
-        }
+        let time_us = self.next_us().filter(|&us| self.has_newest && us <= self.newest_us)?;
         self.next += 1;
         let span_us = (self.newest_us - self.before_us).max(1) as f64;
         let share = if time_us == self.newest_us { 1.0 } else { (time_us - self.before_us) as f64 / span_us };
@@ -91,16 +108,18 @@ impl Resampler {
     /// Goes on behind the newest sample.
     fn give_up(&mut self) {
         if self.has_newest {
-            let reached = (self.newest_us - self.origin_us) as f64 * self.rate_hz / 1e6;
+            let reached = self.newest_us.saturating_sub(self.origin_us) as f64 * self.rate_hz / 1e6;
             self.next = self.next.max(reached as u64);
-            while self.next_us() <= self.newest_us {
+            while self.next_us().is_some_and(|us| us <= self.newest_us) {
                 self.next += 1;
             }
         }
     }
 
-    fn next_us(&self) -> i64 {
-        self.origin_us.saturating_add((self.next as f64 * 1e6 / self.rate_hz).round() as i64)
+    /// The time of the next point; none at the end of all times.
+    fn next_us(&self) -> Option<i64> {
+        let since_us = (self.next as f64 * 1e6 / self.rate_hz).round();
+        if since_us < i64::MAX as f64 { self.origin_us.checked_add(since_us as i64) } else { None }
     }
 }
 
@@ -196,6 +215,40 @@ mod tests {
         assert_eq!(given(&mut resampler, 4_700_000, 100.0), []);
         assert_eq!(given(&mut resampler, 4_000_000, 100.0), []);
         assert_eq!(given(&mut resampler, 5_700_000, 5.0), [(5_700_000, 5.0)]);
+    }
+
+    #[test]
+    fn no_points_are_made_up_over_a_bad_time() {
+        let us = |at: i64| 1_000_000 + 10_000 * at;
+        for bad_us in [990_001, 1 << 32, 1 << 62, i64::MAX, -990_001, -(1 << 32), i64::MIN] {
+            let mut times_us: Vec<i64> = (0..20).map(us).collect();
+            times_us[10] = times_us[10].saturating_add(bad_us);
+            let samples: Vec<Row> = times_us.iter().map(|&time_us| (time_us, vec![1.0])).collect();
+            // Each sample is on the grid, or begins one.
+            assert_eq!(resample(100.0, &samples), samples, "{bad_us}");
+        }
+    }
+
+    #[test]
+    fn samples_are_joined_over_a_second_or_64_points() {
+        for (rate_hz, most_us) in [(100.0, 1_000_000), (8.0, 8_000_000), (0.5, 128_000_000)] {
+            for (apart_us, points) in [(most_us, most_us as f64 * rate_hz * 1e-6 + 1.0), (most_us + 1, 2.0)] {
+                let samples: Vec<Row> = [5, 5 + apart_us].map(|time_us| (time_us, vec![1.0])).into();
+                assert_eq!(resample(rate_hz, &samples).len(), points as usize, "{rate_hz} {apart_us}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_rate_and_times_end() {
+        for rate_hz in [f64::MIN_POSITIVE, 1e-9, 1.0, 1e6, f64::MAX] {
+            for first_us in [i64::MIN, -1, 0, i64::MAX - 3] {
+                let times_us = [0, 1, 3, 2, 5_000, i64::MAX, i64::MIN, 0];
+                let samples = times_us.map(|us| (first_us.saturating_add(us), vec![1.0]));
+                let points = resample(rate_hz, &samples);
+                assert!(!points.is_empty() && points.len() < 6_000, "{rate_hz} {first_us}: {}", points.len());
+            }
+        }
     }
 
     #[test]

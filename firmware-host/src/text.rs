@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::address::SerialAddress;
-use crate::lines::{Begin, LineCounters, Lines};
+use crate::lines::{Begin, LineCounters, LineKind, Lines};
 use crate::link::notices::{Kind, Notices};
 use crate::port::PortError;
 use crate::redial::{Redial, back, refusal};
@@ -34,15 +34,20 @@ const READ_BYTES: usize = 16 << 10;
 const LOOK: Duration = Duration::from_millis(50);
 
 impl SerialText {
-    /// Opens the port. Reads wait until there are lines, `stop` is set, or the port has gone and is not waited for; `notice`
+    /// Opens the port of a board that sends such lines. Reads wait until there are lines, `stop` is set, or the port has gone and is not waited for; `notice`
     /// is told that it has gone and is back.
     ///
     /// # Errors
     ///
     /// The port does not open.
-    pub fn open(address: &SerialAddress, stop: Arc<AtomicBool>, notice: fn(&str)) -> Result<Self, PortError> {
+    pub fn open(
+        address: &SerialAddress,
+        kind: LineKind,
+        stop: Arc<AtomicBool>,
+        notice: fn(&str),
+    ) -> Result<Self, PortError> {
         let port = Some(Port::open(address)?);
-        let lines = Lines::new(Begin::Anywhere);
+        let lines = Lines::new(Begin::Anywhere, kind);
         Ok(SerialText {
             port,
             redial: Redial::new(),
@@ -153,7 +158,7 @@ mod tests {
         let mut board = plug(&path);
         let stop = Arc::new(AtomicBool::new(false));
         let address = format!("{}?baud=9600", path.display()).parse().unwrap();
-        let text = SerialText::open(&address, stop.clone(), |_| {}).unwrap();
+        let text = SerialText::open(&address, LineKind::Rows, stop.clone(), |_| {}).unwrap();
         let counters = text.counters();
         let mut lines = BufReader::new(text);
         let mut next = || {
@@ -186,7 +191,7 @@ mod tests {
         let notice = |_: &str| {
             TOLD.fetch_add(1, Ordering::Relaxed);
         };
-        let mut text = SerialText::open(&address, Arc::default(), notice).unwrap();
+        let mut text = SerialText::open(&address, LineKind::Rows, Arc::default(), notice).unwrap();
         for _ in 0..40 {
             text.has_spoken = true;
             text.hang_up();
@@ -200,7 +205,8 @@ mod tests {
     fn a_port_that_is_not_waited_for_ends_the_text() {
         let (mut board, port) = TTYPort::pair().unwrap();
         let address = format!("{}?reconnect=no", port.name().unwrap()).parse().unwrap();
-        let mut lines = BufReader::new(SerialText::open(&address, Arc::default(), |_| {}).unwrap()).lines();
+        let text = SerialText::open(&address, LineKind::Rows, Arc::default(), |_| {}).unwrap();
+        let mut lines = BufReader::new(text).lines();
         board.write_all(b"x\n1\n2").unwrap();
         assert_eq!(lines.next().unwrap().unwrap(), "x");
         assert_eq!(lines.next().unwrap().unwrap(), "1");

@@ -18,7 +18,7 @@ pub struct Track {
     boot: u8,
     /// The number of the next sample; nothing before anything has come.
     expected: Option<u64>,
-    /// The board's time of the newest record.
+    /// The board's time of the newest record: of the last one that was not behind.
     time_us: u64,
     holes: VecDeque<Range<u64>>,
     /// Samples that are missing since the last one that was used.
@@ -63,7 +63,8 @@ pub struct Place {
 
 /// Gaps that are remembered.
 const HOLES: usize = 64;
-/// A board whose number and time have both gone back by more has started over; what comes late is not as late as that.
+/// A board that cannot tell its starts has started over where its number and its time have both gone back, this by more;
+/// what comes late is not as late as that.
 const LATEST_US: u64 = 1_000_000;
 
 impl Track {
@@ -110,7 +111,7 @@ impl Track {
             return *self.expected.insert(sequence.into());
         };
         let is_behind = unwrap(sequence, expected) < expected;
-        let is_long_ago = time_us.saturating_add(LATEST_US) < self.time_us;
+        let is_long_ago = boot == 0 && time_us.saturating_add(LATEST_US) < self.time_us;
         if boot != self.boot || is_behind && (is_descriptor || is_long_ago) {
             self.counts.restarts += 1;
             self.gap.has_restarted = true;
@@ -118,7 +119,9 @@ impl Track {
             (self.boot, self.time_us) = (boot, time_us);
             return *self.expected.insert(0);
         }
-        self.time_us = self.time_us.max(time_us);
+        if !is_behind {
+            self.time_us = time_us;
+        }
         expected
     }
 
@@ -313,6 +316,33 @@ mod tests {
         track.samples(at(4), 500);
         assert_eq!(track.samples(at(400), 10), 10);
         assert_eq!(track.counts().restarts, 2);
+    }
+
+    #[test]
+    fn a_time_that_is_bad_once_is_no_restart() {
+        // A board that can tell its starts, and one that cannot.
+        for (boot, newest) in [(7, 1), (0, 2)] {
+            let at = |sequence, bad_us| {
+                let time_us = 5_000_000 + u64::from(sequence) * SAMPLE_US + bad_us;
+                Place { boot, sequence, time_us }
+            };
+            let mut track = Track::default();
+            let mut old = 0;
+            track.samples(at(0, 0), 1);
+            track.samples(at(1, 1 << 32), 1);
+            // Each number up to the newest, the one with the bad time too, comes once more.
+            for sequence in 2..=newest {
+                old += track.samples(at(sequence, 0), 1);
+            }
+            for sequence in 0..=newest {
+                old += track.samples(at(sequence, 0), 1);
+            }
+            old += track.samples(at(newest + 1, 0), 1);
+            let (used, duplicates) = (u64::from(newest) + 2, u64::from(newest) + 1);
+            assert_eq!(old, duplicates, "boot {boot}");
+            let counts = TrackCounts { used, duplicates, ..TrackCounts::default() };
+            assert_eq!(track.counts(), &counts, "boot {boot}");
+        }
     }
 
     #[test]

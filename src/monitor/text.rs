@@ -8,9 +8,12 @@ use std::thread::{self, Thread};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use mcedge_firmware_host::{Channel, LineCounters, RateGuess, Sample, SerialAddress, SerialText, Stream};
+use mcedge_firmware_host::{
+    Channel, LineCounters, LineKind, RateGuess, Sample, SerialAddress, SerialText, Stream,
+};
 
 use super::view::{Count, Section, View};
+use crate::source::Stopped;
 
 /// Lines that may wait to be looked at.
 const QUEUE: usize = 1 << 14;
@@ -43,7 +46,7 @@ struct Line {
 impl Text {
     /// Opens the port, and waits for the first row.
     pub fn open(address: &SerialAddress, stop: &Arc<AtomicBool>) -> Result<Self> {
-        let text = SerialText::open(address, Arc::clone(stop), tell)?;
+        let text = SerialText::open(address, LineKind::Rows, Arc::clone(stop), tell)?;
         let counters = text.counters();
         let overflowed = Arc::new(AtomicU64::new(0));
         let (send, lines) = sync_channel(QUEUE);
@@ -71,7 +74,7 @@ impl Text {
     fn wait(&mut self, stop: &AtomicBool) -> Result<()> {
         while self.table.width.is_none() {
             if stop.load(Ordering::Relaxed) {
-                bail!("stopped before the first row");
+                bail!(Stopped);
             }
             for notice in told() {
                 eprintln!("mcedge: {notice}");

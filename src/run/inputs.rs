@@ -9,6 +9,7 @@ use mcedge_models::contract::Input;
 use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
 use crate::Usage;
+use crate::source::uri::told;
 use crate::source::{self, Fields, Follows, Next, Options, Position, Record, Source};
 
 /// The inputs of a run, open.
@@ -115,8 +116,9 @@ impl Inputs {
         let sources = sources.collect::<Result<Vec<_>>>()?;
         let mut fields = sources[0].fields().clone();
         for (uri, source) in uris.iter().zip(&sources).skip(1) {
-            agree(&mut fields, source.fields())
-                .with_context(|| format!("inputs {} and {uri}, whose rows go to one output", uris[0]))?;
+            agree(&mut fields, source.fields()).with_context(|| {
+                format!("inputs {} and {}, whose rows go to one output", told(&uris[0]), told(uri))
+            })?;
         }
         let names = match (by_column, saved) {
             (true, Some(saved)) => saved.names.clone(),
@@ -226,6 +228,8 @@ impl Inputs {
                     (self.turn, self.is_at_record) = (turn, true);
                     return Ok(Next::Record);
                 }
+                Next::Again => next = Next::Again,
+                Next::Wait if next == Next::Again => {}
                 Next::Wait => next = Next::Wait,
                 Next::End => self.ended[turn] = true,
             }
@@ -307,8 +311,9 @@ fn side_by_side(batch: usize) -> String {
 fn names(uris: &[String]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for uri in uris {
-        let stem = Path::new(uri).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let stem = source::stream_name(uri).or(stem);
+        let uri = told(uri);
+        let stem = Path::new(&uri).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let stem = source::stream_name(&uri).or(stem);
         let name = if uri == "-" { "stdin".into() } else { stem.unwrap_or_else(|| uri.clone()) };
         let numbered = (2..).map(|number| format!("{name}-{number}"));
         let mut free = std::iter::once(name.clone()).chain(numbered).filter(|name| !names.contains(name));
@@ -343,6 +348,7 @@ mod tests {
         check(&["tail:///var/log/auth.log?from=start", "journal://"], &["auth", "journal"]);
         check(&["journal://?unit=ssh.service&unit=cron.service", "tail://x.csv"], &["ssh", "x"]);
         check(&["tcp-listen://0.0.0.0:5140", "tcp://[::1]:80"], &["0.0.0.0:5140", "[::1]:80"]);
+        check(&["mqtts://me:secret@host/t", "MQTT://me:secret@host"], &["t", "host"]);
         check(&["unix:///run/pump.sock", "mqtt://me:secret@host:1/a/+/b?qos=1"], &["pump", "a/+/b"]);
     }
 }

@@ -97,6 +97,11 @@ impl Outputs {
         self.sink.row(row)
     }
 
+    /// As [`Sink::is_rotating`].
+    pub fn is_rotating(&self) -> bool {
+        self.sink.is_rotating()
+    }
+
     /// Hands on all that was taken: as [`Sink::flush`].
     pub fn flush(&mut self) -> Result<()> {
         self.gates.as_mut().map_or(Ok(()), Gates::flush)?;
@@ -113,7 +118,8 @@ impl Outputs {
     /// Ends the outputs: everything is in its place or the run has failed.
     pub fn finish(mut self) -> Result<()> {
         self.answers.iter().flatten().for_each(|responder| responder.flush(LAST_ANSWERS));
-        self.flush()
+        self.flush()?;
+        self.sink.finish()
     }
 }
 
@@ -219,8 +225,11 @@ impl Runner {
             let _ = writeln!(err, "mcedge: further rows without an answer are only counted");
         }
         let none = vec![f32::NAN; self.stream.contract().output.size];
+        let is_held = backlog.next_is_held(stream);
         backlog.take_none(stream, &none);
-        outputs.sink.step(&none)?;
+        if !is_held {
+            outputs.sink.step(&none)?;
+        }
         outputs.gates.as_mut().map_or(Ok(()), |gates| gates.step(&self.stream))
     }
 

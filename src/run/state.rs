@@ -167,11 +167,11 @@ impl State {
     }
 
     /// Counts time and tokens from here on, of a run under these conditions. Of what comes but once a first snapshot is made
-    /// at once: without any, a resumed run makes its outputs anew.
+    /// at once: without any, a resumed run makes its outputs anew, or leaves what is in them.
     pub fn begin(&mut self, flow: &mut Flow, conditions: String) {
         self.conditions = conditions;
         self.last = (Instant::now(), flow.runner.taken());
-        if !flow.inputs.are_files() {
+        if !flow.inputs.are_files() || flow.outputs.is_rotating() {
             self.keep(flow);
         }
     }

@@ -1,12 +1,15 @@
 //! How far an output was written, in a snapshot.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, bail, ensure};
 use mcedge_runtime::snapshot::{Draft, Section, SnapshotError};
 
-use super::{Sink, Writer, npy, path_of, target};
+use super::rotate::{self, Rotation};
+use super::{Sink, Writer, is_broker, npy, path_of, target};
 use crate::source::checksums;
+use crate::source::uri::told;
 
 /// An output as a snapshot has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +22,8 @@ pub struct Saved {
     header: u64,
     /// CRC32 of the first and of the last bytes written behind the header.
     checksums: [u32; 2],
+    /// The file's inode, by which one is known that has been renamed.
+    inode: u64,
 }
 
 impl Saved {
@@ -32,7 +37,8 @@ impl Saved {
             return Err(saved.wrong(format!("a header of {header} bytes"), &format!("{bytes} at most")));
         }
         let checksums = [saved.u32("a checksum")?, saved.u32("a checksum")?];
-        Ok(Self { shape, bytes: is_file.then_some(bytes), header, checksums })
+        let inode = saved.u64("an inode")?;
+        Ok(Self { shape, bytes: is_file.then_some(bytes), header, checksums, inode })
     }
 
     /// Whether the output at `uri` can be gone on with. Nothing changes.
@@ -42,16 +48,26 @@ impl Saved {
     /// It is of another kind; a file is not there, has become shorter, or is not the one that was written.
     pub fn check(&self, uri: &str) -> Result<()> {
         let path = path_of(uri);
-        let is_stream = path == "-" || std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
+        let is_stream = path == "-" || is_broker(uri);
+        let is_stream = is_stream || std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
         let check = || match self.bytes {
-            Some(bytes) if !is_stream => self.check_file(path, bytes),
+            Some(_) if !is_stream => {
+                let keep = Rotation::parse(uri)?.map_or(0, |rotation| rotation.keep);
+                self.find(path, keep).map(drop)
+            }
             Some(bytes) => bail!("is a stream, the snapshot is of a file with {bytes} bytes"),
             None => {
                 ensure!(is_stream, "is a file, the snapshot is of a stream");
                 Ok(())
             }
         };
-        check().with_context(|| format!("output {path}"))
+        check().with_context(|| format!("output {}", told(path)))
+    }
+
+    /// Which file has what was written, of those that the one at `path` has become: 0 for that itself.
+    pub(super) fn find(&self, path: &str, keep: u32) -> Result<u32> {
+        let bytes = self.bytes.unwrap_or_default();
+        rotate::find(path, keep, self.inode, |path| self.check_file(path, bytes))
     }
 
     /// Whether the file at `path` begins with the `bytes` that were written.
@@ -101,6 +117,8 @@ impl Sink {
         };
         draft.u64(header);
         checksums.into_iter().for_each(|checksum| draft.u32(checksum));
+        let inode = bytes.and_then(|_| std::fs::metadata(&self.name).ok()).map(|metadata| metadata.ino());
+        draft.u64(inode.unwrap_or_default());
         Ok(())
     }
 }

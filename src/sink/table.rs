@@ -46,6 +46,16 @@ impl Table {
         self.out.flush()
     }
 
+    /// Where it goes.
+    pub fn target(&self) -> &Target {
+        self.out.get_ref()
+    }
+
+    /// Ends it: as [`Target::finish`].
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.out.get_mut().finish()
+    }
+
     /// Brings what was flushed to the disk: as [`Target::sync`].
     pub fn sync(&mut self, path: &str) -> io::Result<Option<u64>> {
         self.out.get_mut().sync(path)
@@ -180,9 +190,28 @@ impl Table {
     }
 
     fn end(&mut self) -> io::Result<()> {
-        let written = self.out.write_all(self.row.as_bytes());
+        let written = self.write();
         self.row.clear();
         written
+    }
+
+    /// Writes the row where it goes: a file that is full is left between two.
+    fn write(&mut self) -> io::Result<()> {
+        let (row, waiting) = (self.row.as_bytes(), self.out.buffer().len());
+        match self.out.get_mut() {
+            Target::Messages(publisher) => {
+                publisher.row(row.strip_suffix(b"\n").unwrap_or(row));
+                return Ok(());
+            }
+            Target::Rotating(rotating) if rotating.is_full(waiting, row.len()) => {
+                self.out.flush()?;
+                if let Target::Rotating(rotating) = self.out.get_mut() {
+                    rotating.rotate()?;
+                }
+            }
+            Target::File(_) | Target::Rotating(_) | Target::Stream(_) => {}
+        }
+        self.out.write_all(row)
     }
 }
 

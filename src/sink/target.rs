@@ -7,12 +7,19 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use mcedge_runtime::snapshot::store::{Disk, Files};
 
+use super::publish::Publisher;
+use super::rotate::Rotating;
+
 /// Where the bytes of an output go.
 pub enum Target {
     /// A file, whose end is where bytes go.
     File(File),
+    /// A file that is left when it is full.
+    Rotating(Rotating),
     /// What cannot be gone back in: standard output, a pipe, a device.
     Stream(Box<dyn Write>),
+    /// A broker, which takes rows and no bytes.
+    Messages(Publisher),
 }
 
 impl Target {
@@ -37,7 +44,24 @@ impl Target {
     pub fn sync(&mut self, path: &str) -> io::Result<Option<u64>> {
         match self {
             Target::File(file) => sync(file, path).map(Some),
+            Target::Rotating(rotating) => {
+                if rotating.is_due() {
+                    // What is left is on the disk before its name changes.
+                    rotating.file.sync_all()?;
+                    rotating.rotate()?;
+                }
+                sync(&mut rotating.file, path).map(Some)
+            }
             Target::Stream(_) => Ok(None),
+            Target::Messages(publisher) => publisher.sync().map(|()| None),
+        }
+    }
+
+    /// Ends it: as [`Publisher::finish`].
+    pub fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Target::Messages(publisher) => publisher.finish(),
+            Target::File(_) | Target::Rotating(_) | Target::Stream(_) => Ok(()),
         }
     }
 }
@@ -107,14 +131,18 @@ impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Target::File(file) => file.write(bytes),
+            Target::Rotating(rotating) => rotating.write(bytes),
             Target::Stream(stream) => stream.write(bytes),
+            Target::Messages(_) => Err(io::Error::other("a broker takes rows")),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Target::File(file) => file.flush(),
+            Target::Rotating(rotating) => rotating.flush(),
             Target::Stream(stream) => stream.flush(),
+            Target::Messages(_) => Ok(()),
         }
     }
 }

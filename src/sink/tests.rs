@@ -206,7 +206,11 @@ fn an_output_that_cannot_be_says_why_and_spares_what_is_there() {
     check(&folder.path("out.parquet"), None, unknown);
     check(&folder.path("out"), None, unknown);
     check(&folder.path("no/out.csv"), None, "No such file or directory (os error 2)");
-    check("mqtt://x.csv", None, "expected a path, a file:// URI, or - for standard output");
+    check(
+        "kafka://x.csv",
+        None,
+        "expected a path, a file:// URI, - for standard output, or mqtt://HOST/TOPIC",
+    );
 }
 
 /// A reader who has gone.

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{iter, mem};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 use super::live::{Live, Mark, Origin as LiveOrigin};
-use super::saved;
+use super::{Stopped, saved};
 
 /// The most bytes that a line may have, its newline included.
 pub const LINE_MAX: usize = 1 << 20;
@@ -39,7 +39,7 @@ struct Feed {
 enum Origin {
     /// Has an answer at once.
     File(Box<dyn Seekable>),
-    Live(Live),
+    Live(Box<Live>),
 }
 
 /// What has an answer at once and can be gone back in.
@@ -54,22 +54,17 @@ pub enum Need {
     Bytes(usize),
     /// A line.
     Line,
-    /// A line with anything on it.
-    Text,
 }
 
 impl Need {
     /// Whether `parts`, one after the other, have it.
     fn is_met<'a>(self, parts: impl Iterator<Item = &'a [u8]>) -> bool {
         let mut left = if let Need::Bytes(bytes) = self { bytes } else { 0 };
-        let mut begun = !matches!(self, Need::Text);
         for part in parts {
-            let part = if begun { part } else { part.trim_ascii_start() };
-            begun |= !part.is_empty();
             left = left.saturating_sub(part.len());
             let is_met = match self {
                 Need::Bytes(_) => left == 0,
-                Need::Line | Need::Text => part.contains(&b'\n'),
+                Need::Line => part.contains(&b'\n'),
             };
             if is_met {
                 return true;
@@ -103,7 +98,7 @@ impl Bytes {
     /// Bytes that come when they come.
     pub fn live(reader: impl Read + Send + 'static, stop: Arc<AtomicBool>) -> Result<Self> {
         let live = Live::blocking(reader, Arc::clone(&stop)).context("start a thread to read the stream")?;
-        Ok(Self::new(Origin::Live(live), None, stop))
+        Ok(Self::new(Origin::Live(Box::new(live)), None, stop))
     }
 
     /// Whole lines that come when they come, from `start` on where the origin can say where that is.
@@ -114,7 +109,7 @@ impl Bytes {
     ) -> Result<Self> {
         let live =
             Live::new(origin, start, Arc::clone(&stop)).context("start a thread to read the stream")?;
-        Ok(Self { has_lines: true, ..Self::new(Origin::Live(live), None, stop) })
+        Ok(Self { has_lines: true, ..Self::new(Origin::Live(Box::new(live)), None, stop) })
     }
 
     fn new(from: Origin, total: Option<u64>, stop: Arc<AtomicBool>) -> Self {
@@ -317,6 +312,11 @@ impl Lines {
         Ok(false)
     }
 
+    /// Why there is no line: that somebody has stopped the input, or else `why`.
+    pub fn nothing(&self, why: String) -> Error {
+        if self.bytes.stopped() { Stopped.into() } else { anyhow!(why) }
+    }
+
     /// Makes the next line the current one once more.
     pub fn put_back(&mut self) {
         self.again = true;
@@ -325,10 +325,5 @@ impl Lines {
     /// Whether [`Lines::advance`] would wait.
     pub fn would_wait(&mut self) -> bool {
         !self.again && self.bytes.would_wait(Need::Line)
-    }
-
-    /// Whether [`Lines::advance_to_text`] would wait.
-    pub fn would_wait_for_text(&mut self) -> bool {
-        !self.again && self.bytes.would_wait(Need::Text)
     }
 }

@@ -41,7 +41,7 @@ struct Columns {
 
 impl Csv {
     pub fn open(mut lines: Lines, input: &Input, options: &Options, fields: &mut Fields) -> Result<Self> {
-        ensure!(lines.advance_to_text()?, "has no rows");
+        ensure!(lines.advance_to_text()?, lines.nothing("has no rows".into()));
         if let [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] = lines.line() {
             bail!("is UTF-16, expected UTF-8");
         }
@@ -54,7 +54,8 @@ impl Csv {
             if lines.bytes().has_lines() {
                 again.extend_from_slice(lines.text());
             }
-            ensure!(lines.advance_to_text()?, "has a header and no rows: {}", list(&first));
+            let has_row = lines.advance_to_text()?;
+            ensure!(has_row, lines.nothing(format!("has a header and no rows: {}", list(&first))));
             // A row that cannot be split says so in its turn.
             let _ = cells.split(lines.text());
         }
@@ -80,13 +81,13 @@ impl Csv {
 
     pub fn next(&mut self, row: &mut Row) -> Result<Read> {
         row.clear();
-        loop {
-            if !self.lines.advance_to_text()? {
-                return Ok(Read::End);
-            }
-            if self.header.is_empty() || self.lines.text() != self.header {
-                break;
-            }
+        if !self.lines.advance()? {
+            return Ok(Read::End);
+        }
+        let line = self.lines.text();
+        let is_header = !self.header.is_empty() && line == self.header;
+        if is_header || line.trim_ascii().is_empty() {
+            return Ok(Read::Nothing);
         }
         let parsed = self.parse(row).with_context(|| format!("line {}", self.lines.number()));
         Ok(parsed.map_or_else(Read::Bad, |()| Read::Row))

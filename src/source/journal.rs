@@ -1,6 +1,7 @@
 //! `journal://?unit=ssh.service`: the systemd journal, as lines of a classic log.
 //!
-//! `journalctl -o json -f` is asked, and started again when it dies; each line says where the journal goes on behind it. `unit`,
+//! `journalctl -o json -f` is asked, and started again when it dies; each line says where the journal goes on behind it. One
+//! that fails at its first start, before any entry, is not started again: what it was asked cannot be answered. `unit`,
 //! `identifier` and `priority` choose entries as journalctl's flags of these names do, `since` where a new run begins, which is
 //! else with what comes.
 //!
@@ -15,10 +16,11 @@ mod entry;
 mod tests;
 
 use std::io::{self, ErrorKind, Read};
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{mem, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::tz::TimeZone;
@@ -37,17 +39,25 @@ const ENTRY_MAX: usize = 8 * LINE_MAX;
 /// Pieces of output that wait to be read.
 const PIECES: usize = 4;
 /// Bytes kept of what journalctl says when it fails.
-const WORDS_MAX: u64 = 400;
+const WORDS_MAX: usize = 400;
+/// How long they are waited for once it has ended: a child of its own may hold standard error for ever.
+const WORDS_WAIT: Duration = Duration::from_secs(1);
+/// What is asked.
+const PROGRAM: &str = "journalctl";
 /// The most units, or identifiers, that are asked for.
 const CHOICES_MAX: usize = 64;
 
 /// The journal's lines.
 pub struct Journal {
+    /// [`PROGRAM`].
+    program: String,
     /// Flags that choose entries.
     choices: Vec<String>,
     from: From,
     teller: Teller,
     running: Option<Running>,
+    /// Whether it has started once only, and no entry has come: what it was asked may be at fault then.
+    is_new: bool,
     backoff: Backoff,
     assembler: Assembler,
     /// Entries that have come, and bytes of them that were read.
@@ -95,13 +105,15 @@ impl From {
 struct Running {
     child: Child,
     pieces: Receiver<Vec<u8>>,
-    /// Reads its words.
-    words: Option<JoinHandle<String>>,
+    /// Its words, piece by piece.
+    words: Receiver<Vec<u8>>,
 }
 
 impl Running {
-    fn start(choices: &[String], from: &From) -> io::Result<Self> {
-        let mut command = Command::new("journalctl");
+    fn start(program: &str, choices: &[String], from: &From) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        // Not to be ended by the Ctrl-C of a terminal, before what it has found is read.
+        command.process_group(0);
         // Without --all it leaves long messages out, without --no-tail all but ten entries.
         command.args(["--output=json", "--follow", "--no-pager", "--all", "--no-tail", &from.flag()]);
         command.args(choices).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -120,22 +132,53 @@ impl Running {
                 }
             }
         })?;
-        let words = thread::Builder::new().name("journal".into()).spawn(move || {
-            let Some(mut stderr) = stderr else { return String::new() };
-            let mut words = Vec::new();
-            let _ = stderr.by_ref().take(WORDS_MAX).read_to_end(&mut words);
-            let _ = io::copy(&mut stderr, &mut io::sink());
-            String::from_utf8_lossy(&words).split_whitespace().collect::<Vec<_>>().join(" ")
-        })?;
-        Ok(Self { child, pieces, words: Some(words) })
+        Ok(Self { child, pieces, words: words(stderr)? })
     }
 
-    /// Why it has ended.
-    fn why(&mut self) -> String {
-        let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-        let words = self.words.take().and_then(|words| words.join().ok()).unwrap_or_default();
-        if words.is_empty() { status } else { format!("{status}: {words}") }
+    /// Why it has ended, and whether it says itself that it has failed.
+    fn why(&mut self) -> (String, bool) {
+        let ended = self.child.wait();
+        let has_failed = ended.as_ref().is_ok_and(|status| status.code().is_some_and(|code| code != 0));
+        let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let (mut words, until) = (Vec::new(), Instant::now() + WORDS_WAIT);
+        while let Ok(piece) = self.words.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            words.extend(piece);
+        }
+        let words = tame(&words);
+        (if words.is_empty() { status } else { format!("{status}: {words}") }, has_failed)
     }
+}
+
+/// Reads what journalctl has to say, [`WORDS_MAX`] bytes of it and then on, so that it need not wait.
+fn words(stderr: Option<ChildStderr>) -> io::Result<Receiver<Vec<u8>>> {
+    let (send, words) = mpsc::channel();
+    thread::Builder::new().name("journal".into()).spawn(move || {
+        let Some(mut stderr) = stderr else { return };
+        let (mut buffer, mut left) = (vec![0; WORDS_MAX], WORDS_MAX);
+        loop {
+            match stderr.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => return,
+                Ok(read) => {
+                    let kept = read.min(left);
+                    left -= kept;
+                    // Of what nobody asks any more nothing is lost.
+                    let _ = if kept > 0 { send.send(buffer[..kept].to_vec()) } else { Ok(()) };
+                }
+            }
+        }
+    })?;
+    Ok(words)
+}
+
+/// Words in one line, in which there is nothing that a terminal would obey.
+fn tame(words: &[u8]) -> String {
+    let words = String::from_utf8_lossy(words).split_whitespace().collect::<Vec<_>>().join(" ");
+    let escaped = |char: char| match char {
+        '"' | '\'' | '\\' => char.to_string(),
+        char => char.escape_debug().to_string(),
+    };
+    words.chars().map(escaped).collect()
 }
 
 impl Drop for Running {
@@ -151,7 +194,12 @@ impl Journal {
     /// # Errors
     ///
     /// The URI is none of the journal; the snapshot is of something else; there is no journalctl.
-    pub fn open(mut uri: Uri, saved: Option<&Place>, teller: Teller) -> Result<(Self, Mark)> {
+    pub fn open(uri: Uri, saved: Option<&Place>, teller: Teller) -> Result<(Self, Mark)> {
+        Self::ask(PROGRAM, uri, saved, teller)
+    }
+
+    /// As [`Journal::open`], of a program that answers as journalctl does.
+    fn ask(program: &str, mut uri: Uri, saved: Option<&Place>, teller: Teller) -> Result<(Self, Mark)> {
         ensure!(uri.what.is_empty(), "has {:?} behind ://, expected journal://?unit=NAME", uri.what);
         let mut choices = Vec::new();
         for (key, flag) in [("unit", "--unit"), ("identifier", "--identifier"), ("priority", "--priority")] {
@@ -175,18 +223,20 @@ impl Journal {
         };
         let cursor = from.cursor();
         ensure!(cursor.len() <= CURSOR_MAX, "begins at {cursor:?}, expected {CURSOR_MAX} bytes at most");
-        let running = match Running::start(&choices, &from) {
+        let running = match Running::start(program, &choices, &from) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 bail!("needs journalctl of systemd, which is not in PATH")
             }
             running => running.context("cannot start journalctl")?,
         };
         let journal = Self {
+            program: program.to_owned(),
             choices,
             from,
             teller,
             running: Some(running),
-            backoff: Backoff::new(),
+            is_new: true,
+            backoff: Backoff::default(),
             assembler: Assembler::new(ENTRY_MAX),
             entries: Vec::new(),
             read: 0,
@@ -199,7 +249,7 @@ impl Journal {
     fn wait(&mut self) -> io::Result<()> {
         let Some(running) = &mut self.running else {
             if self.backoff.wait() {
-                match Running::start(&self.choices, &self.from) {
+                match Running::start(&self.program, &self.choices, &self.from) {
                     Ok(running) => self.running = Some(running),
                     Err(error) => {
                         self.teller.tell(format_args!("cannot start journalctl: {error}"));
@@ -218,8 +268,12 @@ impl Journal {
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                let why = running.why();
+                let (why, has_failed) = running.why();
                 self.running = None;
+                if has_failed && mem::take(&mut self.is_new) {
+                    return Err(io::Error::other(format!("journalctl has failed: {why}")));
+                }
+                self.is_new = false;
                 self.assembler.cut();
                 // Half an entry comes again.
                 self.assembler.take_counts();
@@ -239,6 +293,7 @@ impl Journal {
             self.teller.tell("left out what is no entry");
             return None;
         };
+        self.is_new = false;
         if let Some(cursor) = entry.cursor {
             self.from = From::After(cursor);
             self.backoff.succeed();

@@ -71,7 +71,7 @@ impl Jsonl {
             fields.channels = channel_names(names, options.columns.as_deref(), *size);
         }
         let (time, stream) = (options.time_column.clone(), options.stream_column.clone());
-        ensure!(lines.advance_to_text()?, "has no rows");
+        ensure!(lines.advance_to_text()?, lines.nothing("has no rows".into()));
         let first: Option<Map<String, Value>> = serde_json::from_slice(lines.text()).ok();
         lines.put_back();
         let has_answers = first.as_ref().is_some_and(|object| object.contains_key(ANSWERS));
@@ -95,8 +95,11 @@ impl Jsonl {
 
     pub fn next(&mut self, row: &mut Row) -> Result<Read> {
         row.clear();
-        if !self.lines.advance_to_text()? {
+        if !self.lines.advance()? {
             return Ok(Read::End);
+        }
+        if self.lines.text().trim_ascii().is_empty() {
+            return Ok(Read::Nothing);
         }
         let parsed = serde_json::from_slice(self.lines.text())
             .context("is not JSON")

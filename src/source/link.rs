@@ -40,8 +40,11 @@ pub struct Linked {
     /// The sample last taken off the link, `[size]`; empty before the first.
     last: Vec<f32>,
     last_us: i64,
-    /// When the sample of the ticket was taken, where samples are resampled.
+    /// The sample of the ticket, `[size]`, and when it was taken.
+    came: Vec<f32>,
     came_us: i64,
+    /// When the last sample before a snapshot was taken, until the first one behind it has come.
+    resumed_us: Option<i64>,
     ticket: Ticket,
     /// Samples still to come that stand for missing ones: [`Linked::last`] once more.
     held: u64,
@@ -101,7 +104,9 @@ impl Linked {
             on_gap: options.on_gap,
             last: Vec::with_capacity(*size),
             last_us: 0,
+            came: Vec::with_capacity(*size),
             came_us: 0,
+            resumed_us: None,
             ticket: Ticket::default(),
             held: 0,
             follows: Follows::Next,
@@ -177,41 +182,50 @@ impl Linked {
             None => return Ok(false),
             Some(Event::Sample(sample)) => {
                 self.ticket = Ticket { sequence: sample.sequence, device_us: sample.device_us };
-                if self.model_hz.is_some() {
-                    self.check.push(sample.sequence, sample.device_us).context(TAKE_ANY)?;
-                }
-                let wanted = self.channels.iter().map(|&channel| sample.values[channel]);
-                if let Some((name, value)) =
-                    self.names.iter().zip(wanted.clone()).find(|(_, v)| !v.is_finite())
-                {
-                    let sequence = sample.sequence;
-                    let reason = anyhow!(
-                        "sample {sequence}: channel `{}`: {value} is not a finite number",
-                        shown(name)
-                    );
-                    self.ready = Some(Ready::Bad(reason));
-                    return Ok(true);
-                }
-                match &mut self.resampler {
-                    Some(resampler) => {
-                        let values: Vec<f32> = wanted.collect();
-                        // Even by the board's clock: this machine's is only known as well as the fit.
-                        resampler.push(sample.device_us as i64, &values);
-                        self.came_us = sample.time_us;
-                    }
-                    None => {
-                        self.last.clear();
-                        self.last.extend(wanted);
-                        self.last_us = sample.time_us;
-                        self.ready = Some(Ready::Row(std::mem::take(&mut self.follows)));
-                    }
-                }
+                self.came_us = sample.time_us;
+                self.came.clear();
+                self.came.extend(self.channels.iter().map(|&channel| sample.values[channel]));
+                self.take()?;
             }
             Some(Event::Gap(gap)) => self.gap(&gap)?,
             Some(Event::Notice(notice)) => tell(&notice),
             Some(Event::End) => self.ready = Some(Ready::End),
         }
         Ok(true)
+    }
+
+    /// Takes the sample that has come.
+    fn take(&mut self) -> Result<()> {
+        let Ticket { sequence, device_us } = self.ticket;
+        if self.model_hz.is_some() {
+            self.check.push(sequence, device_us).context(TAKE_ANY)?;
+        }
+        if let Some(before_us) = self.resumed_us.take() {
+            let us = self.came_us.saturating_sub(before_us);
+            if us as f64 * self.board_hz > 1.5e6 {
+                self.gap(&Gap { missing: None, us, cause: GapCause::Unplugged })?;
+            }
+        }
+        let mut named = self.names.iter().zip(&self.came);
+        if let Some((name, value)) = named.find(|(_, value)| !value.is_finite()) {
+            let name = shown(name);
+            let reason = anyhow!("sample {sequence}: channel `{name}`: {value} is not a finite number");
+            self.ready = Some(Ready::Bad(reason));
+        } else if let Some(resampler) = &mut self.resampler {
+            // Even by the board's clock: this machine's is only known as well as the fit.
+            resampler.push(device_us as i64, &self.came);
+        } else {
+            self.last.clone_from(&self.came);
+            self.last_us = self.came_us;
+            self.ready = Some(Ready::Row(std::mem::take(&mut self.follows)));
+        }
+        Ok(())
+    }
+
+    /// The run goes on from a snapshot, behind a sample of this time, as it was written. What came since is missing.
+    pub fn resume(&mut self, time: &str) {
+        let seconds: Option<f64> = time.parse().ok();
+        self.resumed_us = seconds.map(|seconds| (seconds * 1e6) as i64);
     }
 
     /// Samples a second of what is given.
@@ -339,13 +353,14 @@ fn resampler(found_hz: f64, wanted_hz: Option<f64>, size: usize) -> Result<Optio
 fn words(gap: &Gap) -> String {
     let seconds = gap.us as f64 * 1e-6;
     let what = match gap.missing {
+        Some(1) => format!("a sample is missing, {seconds:.3} s"),
         Some(missing) => format!("{missing} samples are missing, {seconds:.3} s"),
         None => format!("{seconds:.3} s are missing"),
     };
     let why = match gap.cause {
         GapCause::Lost => "",
         GapCause::Restarted => ": the board has started over",
-        GapCause::Unplugged => ": the port was gone",
+        GapCause::Unplugged => ": the port was gone, or nobody read it",
         GapCause::Paused => ": the board has paused",
     };
     format!("{what}{why}")

@@ -242,3 +242,59 @@ impl Drop for Live {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::bytes::Bytes;
+
+    /// Chunks one after the other.
+    struct Chunks(VecDeque<(&'static str, Option<Mark>)>);
+
+    impl Origin for Chunks {
+        fn read(&mut self, chunk: &mut Vec<u8>) -> io::Result<Came> {
+            let Some((bytes, mark)) = self.0.pop_front() else { return Ok(Came::Over) };
+            chunk.extend_from_slice(bytes.as_bytes());
+            Ok(if bytes.is_empty() { Came::Nothing } else { Came::Chunk(mark) })
+        }
+    }
+
+    fn mark(cursor: &str, offset: Option<u64>) -> Option<Mark> {
+        Some(Mark { cursor: cursor.to_owned(), offset })
+    }
+
+    #[test]
+    fn a_mark_is_behind_what_has_been_consumed() {
+        let chunks = [
+            // A header that is in no place of its own.
+            ("head\n", None),
+            ("", None),
+            ("one\ntwo\n", mark("file", Some(108))),
+            ("three\n", mark("file", Some(114))),
+            ("entry\n", mark("e1", None)),
+            ("entry\n", mark("e2", None)),
+        ];
+        let mut bytes = Bytes::lines(Chunks(chunks.into()), mark("file", Some(100)), Arc::default()).unwrap();
+        assert!(bytes.can_resume() && bytes.has_lines() && !bytes.can_seek());
+        let mut consume = |count: usize, expected: (&str, u64)| {
+            bytes.peek().unwrap();
+            bytes.consume(count);
+            assert_eq!(bytes.mark(), Some(expected));
+        };
+        consume(0, ("file", 100));
+        consume(5, ("file", 100));
+        consume(0, ("file", 100));
+        consume(4, ("file", 104));
+        consume(4, ("file", 108));
+        consume(2, ("file", 110));
+        consume(4, ("file", 114));
+        // Of an entry there are no parts.
+        consume(3, ("file", 114));
+        consume(3, ("e1", 0));
+        consume(6, ("e2", 0));
+        consume(0, ("e2", 0));
+        let unmarked = Bytes::lines(Chunks(VecDeque::new()), None, Arc::default()).unwrap();
+        assert!(!unmarked.can_resume());
+        assert_eq!(unmarked.mark(), None);
+    }
+}

@@ -60,20 +60,25 @@ impl Address {
     pub fn parse(mut uri: Uri, qos: QoS) -> Result<Self> {
         const EXPECTED: &str = "[user:password@]HOST[:PORT]/TOPIC";
         let (authority, topic) = uri.what.split_once('/').unwrap_or((&uri.what, ""));
-        let topic = super::uri::decoded(topic)?;
         let (login, place) = match authority.rsplit_once('@') {
             Some((login, place)) => (Some(login), place),
             None => (None, authority),
         };
         let login = login.map(|login| {
             let (user, password) = login.split_once(':').unwrap_or((login, ""));
-            Ok::<_, anyhow::Error>((super::uri::decoded(user)?, super::uri::decoded(password)?))
+            let decoded = |text| super::uri::decoded_secret(text, "in the user or the password");
+            Ok::<_, anyhow::Error>((decoded(user)?, decoded(password)?))
         });
         let (host, port) = match place.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
             Some((host, port)) => (host, port.parse().ok()),
             None => (place, Some(PORT)),
         };
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
+        // A password with a / of its own is a topic here.
+        let topic = match topic.contains('@') {
+            true => super::uri::decoded_secret(topic, "in the topic")?,
+            false => super::uri::decoded(topic)?,
+        };
         let Some(port) = port.filter(|_| !host.is_empty() && !topic.is_empty()) else {
             anyhow::bail!("is not mqtt://{EXPECTED}");
         };
@@ -119,7 +124,11 @@ impl Messages {
     /// The URI is none of a topic; there is no thread to be had. A broker that is not there is waited for.
     pub fn open(uri: Uri, teller: Teller) -> Result<Self> {
         let address = Address::parse(uri, QoS::AtMostOnce)?;
-        ensure!(rumqttc::valid_filter(&address.topic), "has topic {:?}, which is none", address.topic);
+        ensure!(
+            rumqttc::valid_filter(&address.topic),
+            "has topic {:?}, which is none",
+            address.topic.rsplit('@').next()
+        );
         let (client, connection) = Client::new(address.options(), REQUESTS);
         let (send, messages) = mpsc::sync_channel(MESSAGES);
         let (teller, closing) = (Arc::new(teller), Arc::new(AtomicBool::new(false)));
@@ -179,7 +188,7 @@ struct Subscription {
 
 impl Subscription {
     fn serve(self, mut connection: Connection) {
-        let (mut backoff, mut connected, mut is_told) = (Backoff::new(), 0u64, false);
+        let (mut backoff, mut connected, mut is_told) = (Backoff::default(), 0u64, false);
         while let Ok(event) = connection.recv() {
             if self.closing.load(Ordering::Relaxed) && event.is_err() {
                 return;

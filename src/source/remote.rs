@@ -9,7 +9,7 @@ use mcedge_models::contract::Input;
 use super::bytes::Bytes;
 use super::saved::Saved;
 use super::tell::Teller;
-use super::uri::Uri;
+use super::uri::{Uri, told};
 use super::{Format, Options, Started, What, csv, journal, mqtt, socket, tail, text_board};
 
 /// Schemes of live inputs.
@@ -18,6 +18,12 @@ pub const SCHEMES: [&str; 8] = ["serial", "i2c", "tail", "journal", "tcp-listen"
 /// Whether `uri` is of a live input: one that is opened here.
 pub fn is_live(uri: &str) -> bool {
     uri.split_once("://").is_some_and(|(scheme, _)| SCHEMES.contains(&scheme))
+}
+
+/// Whether samples of `uri` have numbers, by which those that are missing are known: frames of a board, or a sensor.
+pub fn is_link(uri: &str, format: Option<Format>) -> bool {
+    let is_of_lines = format.is_some_and(|format| format != Format::Frames);
+    uri.starts_with("i2c://") || (uri.starts_with("serial://") && !is_of_lines)
 }
 
 /// What a stream from a live input is called, where the path's stem does not say.
@@ -42,18 +48,15 @@ pub fn local_path(uri: &str) -> Option<String> {
     uri.what("PATH").ok()
 }
 
-/// A URI as it is told: without a password.
-fn told(uri: &str) -> String {
-    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
-    let (what, _) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = what.split('/').next().unwrap_or_default();
-    let user = if scheme == "mqtt" { authority.rfind('@').map_or(0, |at| at + 1) } else { 0 };
-    format!("{scheme}://{}", &what[user..])
+/// A live input as it is told: without a password, and without what is behind the ?.
+fn name(uri: &str) -> String {
+    let told = told(uri);
+    told.split_once('?').map_or(told.as_str(), |(name, _)| name).to_owned()
 }
 
 /// Starts to read a live input: as [`super::start`].
 pub fn start(text: &str, input: &Input, options: &Options, saved: Option<&Saved>) -> Result<Started> {
-    let name = told(text);
+    let name = name(text);
     let start = || -> Result<Started> {
         saved.map_or(Ok(()), |saved| saved.check(text))?;
         if text.starts_with("serial://") || text.starts_with("i2c://") {

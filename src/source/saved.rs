@@ -324,6 +324,9 @@ impl Source {
                 Reader::Link(_) => {}
             }
         }
+        if let Reader::Link(link) = &mut self.reader {
+            link.resume(&saved.at.time);
+        }
         (self.rows, self.bad) = (saved.at.rows, saved.at.bad);
         let started = mem::replace(&mut self.at, saved.at.clone()).place;
         if (&started.cursor, started.offset) != (&self.at.place.cursor, self.at.place.offset) {

@@ -2,16 +2,21 @@
 //!
 //! | bound | |
 //! |---|---|
-//! | clients at once | [`CLIENTS_MAX`]; one more takes the place of the one that has been silent longest, of [`SILENCE`] at least, or is turned away |
+//! | clients at once | [`CLIENTS_MAX`]; one more takes the place of the one whose last whole line is longest ago, [`SILENCE`] at least, or is turned away |
 //! | a line | [`LINE_MAX`] bytes; longer ones are dropped and counted |
 //! | lines that wait | [`PIECES`] pieces; then clients wait |
-//! | tries to connect | one in [`Backoff`]'s time |
+//! | tries to connect | one at a time, and one in [`Backoff`]'s time |
+//! | a peer that has lost its power | is noticed within a minute (on Linux) |
 //!
 //! A line that has no end when its connection breaks is dropped and counted: nothing of another connection is put to it.
 
+mod connection;
+
+use std::ffi::c_int;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -28,15 +33,22 @@ use super::bytes::{CHUNK, LINE_MAX, POLL};
 use super::live::{Came, Origin};
 use super::tell::Teller;
 use super::uri::Uri;
+use connection::{Address, Attempt, Connection};
 
 /// Clients that are listened to at once.
 const CLIENTS_MAX: usize = 16;
-/// How long a client is silent before another may take its place.
+/// How long a client sends no whole line before another may take its place.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Pieces of lines that wait to be read.
 const PIECES: usize = 16;
 /// How long one try to connect may take.
 const CONNECT: Duration = Duration::from_secs(1);
+/// Seconds without a byte before the other side is asked whether it is still there.
+const IDLE_S: c_int = 30;
+/// Seconds between two such asks.
+const ASK_EVERY_S: c_int = 10;
+/// Asks without an answer before it is taken for gone.
+const ASKS: c_int = 3;
 /// How often somebody who wants to connect is looked for.
 const ACCEPT: Duration = Duration::from_millis(20);
 
@@ -47,13 +59,15 @@ pub struct Backoff {
     until: Instant,
 }
 
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { wait: Self::LEAST, until: Instant::now() }
+    }
+}
+
 impl Backoff {
     const LEAST: Duration = Duration::from_millis(50);
     const MOST: Duration = Duration::from_secs(5);
-
-    pub fn new() -> Self {
-        Self { wait: Self::LEAST, until: Instant::now() }
-    }
 
     /// It has failed.
     pub fn fail(&mut self) {
@@ -78,6 +92,7 @@ impl Backoff {
 type Stream = Box<dyn Read + Send>;
 
 fn tcp(stream: TcpStream) -> io::Result<Stream> {
+    keep_alive(&stream)?;
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(POLL))?;
     Ok(Box::new(stream))
@@ -89,129 +104,40 @@ fn unix(stream: UnixStream) -> io::Result<Stream> {
     Ok(Box::new(stream))
 }
 
-/// Whether a read has only waited.
+/// Has the system ask, after [`IDLE_S`] without a byte, whether the other side is still there: one that has lost its power
+/// does not hang up. Where nobody answers for [`ASKS`] times [`ASK_EVERY_S`], reading fails.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    set_option(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    #[cfg(target_os = "linux")]
+    for (option, value) in
+        [(libc::TCP_KEEPIDLE, IDLE_S), (libc::TCP_KEEPINTVL, ASK_EVERY_S), (libc::TCP_KEEPCNT, ASKS)]
+    {
+        set_option(stream, libc::IPPROTO_TCP, option, value)?;
+    }
+    Ok(())
+}
+
+fn set_option(stream: &TcpStream, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    let length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open as long as `stream` is borrowed, and `value` is there and of that length.
+    let result =
+        unsafe { libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether a read has only waited. One that has timed out has not: that is what the system says of a lost connection.
 fn has_waited(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
-/// To whom to connect.
-pub enum Address {
-    /// As in the URI: names may come to mean another address.
-    Tcp(String),
-    Unix(PathBuf),
-}
-
-impl Address {
-    fn connect(&self) -> io::Result<Stream> {
-        match self {
-            Address::Tcp(address) => {
-                let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-                for address in address.to_socket_addrs()? {
-                    match TcpStream::connect_timeout(&address, CONNECT) {
-                        Ok(stream) => return tcp(stream),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
-            Address::Unix(path) => unix(UnixStream::connect(path)?),
-        }
-    }
-}
-
-/// Lines of one to whom one connects, again and again.
-pub struct Connection {
-    address: Address,
-    teller: Teller,
-    stream: Option<Stream>,
-    assembler: Assembler,
-    backoff: Backoff,
-    reconnects: bool,
-    /// Whether it has been told that there is no connection.
-    is_told: bool,
-    buffer: Vec<u8>,
-}
-
-impl Connection {
-    pub fn new(address: Address, reconnects: bool, teller: Teller) -> Self {
-        Self {
-            address,
-            teller,
-            stream: None,
-            assembler: Assembler::new(LINE_MAX),
-            backoff: Backoff::new(),
-            reconnects,
-            is_told: false,
-            buffer: vec![0; CHUNK],
-        }
-    }
-
-    /// A connection of `stream`, where that is one already.
-    fn over(stream: Stream, address: Address, reconnects: bool, teller: Teller) -> Self {
-        Self { stream: Some(stream), ..Self::new(address, reconnects, teller) }
-    }
-
-    fn connect(&mut self) {
-        if !self.backoff.wait() {
-            return;
-        }
-        match self.address.connect() {
-            Ok(stream) => {
-                if self.is_told {
-                    self.teller.tell("is connected");
-                }
-                self.is_told = false;
-                self.stream = Some(stream);
-            }
-            Err(error) => {
-                if !self.is_told {
-                    self.teller.tell(format_args!("{error}; tries again"));
-                }
-                self.is_told = true;
-                self.backoff.fail();
-            }
-        }
-    }
-
-    fn hang_up(&mut self, why: &str) -> Came {
-        self.stream = None;
-        self.assembler.cut();
-        self.teller.count(&mut self.assembler);
-        if !self.reconnects {
-            return Came::Over;
-        }
-        self.teller.tell(format_args!("{why}; connects again"));
-        self.is_told = true;
-        self.backoff.fail();
-        Came::Nothing
-    }
-}
-
-impl Origin for Connection {
-    fn read(&mut self, chunk: &mut Vec<u8>) -> io::Result<Came> {
-        let Some(stream) = &mut self.stream else {
-            self.connect();
-            return Ok(Came::Nothing);
-        };
-        match stream.read(&mut self.buffer) {
-            Ok(0) => Ok(self.hang_up("the other side has hung up")),
-            Ok(read) => {
-                self.assembler.push_all(&self.buffer[..read], chunk);
-                self.teller.count(&mut self.assembler);
-                self.backoff.succeed();
-                Ok(if chunk.is_empty() { Came::Nothing } else { Came::Chunk(None) })
-            }
-            Err(error) if has_waited(&error) => Ok(Came::Nothing),
-            Err(error) => Ok(self.hang_up(&error.to_string())),
-        }
-    }
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// Where clients come.
 pub enum Listener {
     Tcp(TcpListener),
-    /// The second is there to be dropped.
-    Unix(UnixListener, #[allow(dead_code)] OwnSocket),
+    Unix {
+        listener: UnixListener,
+        /// Gone with it.
+        _socket: OwnSocket,
+    },
 }
 
 /// A socket in the file system, gone with its listener.
@@ -234,13 +160,13 @@ impl Listener {
         let listener = UnixListener::bind(&path)?;
         let inode = fs::symlink_metadata(&path)?.ino();
         listener.set_nonblocking(true)?;
-        Ok(Listener::Unix(listener, OwnSocket { path, inode }))
+        Ok(Listener::Unix { listener, _socket: OwnSocket { path, inode } })
     }
 
     fn accept(&self) -> io::Result<Stream> {
         match self {
             Listener::Tcp(listener) => tcp(listener.accept()?.0),
-            Listener::Unix(listener, _) => unix(listener.accept()?.0),
+            Listener::Unix { listener, .. } => unix(listener.accept()?.0),
         }
     }
 }
@@ -249,7 +175,7 @@ impl Listener {
 pub struct Listening {
     listener: Listener,
     clients: Vec<Client>,
-    /// How long a client is silent before another may take its place.
+    /// How long a client sends no whole line before another may take its place.
     silence: Duration,
     send: SyncSender<Vec<u8>>,
     pieces: Receiver<Vec<u8>>,
@@ -262,22 +188,28 @@ struct Client {
     heard: Arc<Heard>,
 }
 
-/// When a client was heard last.
+/// When a client's last whole line came: who sends bytes and ends no line keeps no place.
 struct Heard {
     start: Instant,
-    /// Since `start`.
+    /// Since `start`; [`Heard::SPEAKING`] while a line waits for room, which is no silence of the client's.
     last_ms: AtomicU64,
     /// Nobody listens to it any more.
     closing: AtomicBool,
 }
 
 impl Heard {
+    const SPEAKING: u64 = u64::MAX;
+
     fn silence(&self) -> Duration {
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
         self.start.elapsed().saturating_sub(last)
     }
 
-    fn now(&self) {
+    fn speaks(&self) {
+        self.last_ms.store(Self::SPEAKING, Ordering::Relaxed);
+    }
+
+    fn has_spoken(&self) {
         self.last_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 }
@@ -332,7 +264,7 @@ impl Listening {
         client.heard.closing.store(true, Ordering::Relaxed);
         let silence = client.heard.silence().as_secs();
         self.teller.tell(format_args!(
-            "hangs up on a client that has been silent for {silence} s: another wants its place"
+            "hangs up on a client that has sent no whole line for {silence} s: another wants its place"
         ));
         true
     }
@@ -351,11 +283,14 @@ fn listen(mut stream: Stream, send: &SyncSender<Vec<u8>>, teller: &Teller, heard
         let mut lines = Vec::new();
         assembler.push_all(&buffer[..read], &mut lines);
         teller.count(&mut assembler);
-        heard.now();
-        if !lines.is_empty() && send.send(lines).is_err() {
+        if lines.is_empty() {
+            continue;
+        }
+        heard.speaks();
+        if send.send(lines).is_err() {
             return;
         }
-        heard.now();
+        heard.has_spoken();
     }
     assembler.cut();
     teller.count(&mut assembler);
@@ -436,7 +371,7 @@ pub enum UnixEnd {
     Listening(Listening),
 }
 
-/// Opens `unix://PATH`: connects where somebody listens, and listens where nobody does.
+/// Opens `unix://PATH`: connects where somebody listens, and listens where nobody does; and says which.
 ///
 /// # Errors
 ///
@@ -450,19 +385,26 @@ pub fn open_unix(mut uri: Uri, teller: Teller) -> Result<UnixEnd> {
         Err(error) => bail!(error),
         Ok(metadata) => {
             ensure!(metadata.file_type().is_socket(), "{} is no socket", path.display());
-            match UnixStream::connect(&path) {
-                Ok(stream) => {
-                    let (stream, address) = (unix(stream)?, Address::Unix(path));
-                    return Ok(UnixEnd::Connection(Connection::over(stream, address, reconnects, teller)));
-                }
+            let attempt = Attempt::start(&Address::Unix(path.clone()))?;
+            match attempt.wait(CONNECT) {
                 // Whoever listened there has gone and left it behind.
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(&path)?,
-                Err(error) => bail!(error),
+                Some(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(&path)?,
+                Some(Err(error)) => bail!(error),
+                // Where the answer is long in coming, somebody listens, and others wait too.
+                answer => {
+                    teller.tell("somebody listens there already: connects to it");
+                    let connection = Connection::new(Address::Unix(path), reconnects, teller);
+                    return Ok(UnixEnd::Connection(match answer {
+                        Some(Ok(stream)) => connection.over(stream),
+                        _ => connection.trying(attempt),
+                    }));
+                }
             }
         }
     }
     let listener =
         Listener::unix(path.clone()).with_context(|| format!("cannot listen on {}", path.display()))?;
+    teller.tell("nobody listens there yet: listens");
     Ok(UnixEnd::Listening(Listening::new(listener, SILENCE, teller)))
 }
 
@@ -555,6 +497,96 @@ mod tests {
     }
 
     #[test]
+    fn who_ends_no_line_keeps_no_place() {
+        let (mut listening, address) = listening(Duration::from_secs(1));
+        let mut dripping: Vec<TcpStream> =
+            (0..CLIENTS_MAX).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let (start, mut heard) = (Instant::now(), Vec::new());
+        while heard.is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(30), "no place is free");
+            // Those whose place was taken are hung up on.
+            dripping.iter_mut().for_each(|client| drop(client.write_all(b"x")));
+            let mut late = TcpStream::connect(address).unwrap();
+            let _ = late.write_all(b"late\n");
+            (0..3).for_each(|_| drop(listening.read(&mut heard).unwrap()));
+        }
+        assert_eq!(heard, b"late\n");
+    }
+
+    /// Of the other end of a cable that is cut nothing comes, no end either: the system is to ask.
+    #[test]
+    fn a_peer_without_power_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let check = |stream: TcpStream| {
+            let option = |level, option| {
+                let (mut value, mut length) = (0 as c_int, size_of::<c_int>() as libc::socklen_t);
+                // SAFETY: the descriptor is open, and the value is there and of that length.
+                let result = unsafe {
+                    let value = (&raw mut value).cast();
+                    libc::getsockopt(stream.as_raw_fd(), level, option, value, &mut length)
+                };
+                assert_eq!(result, 0);
+                value
+            };
+            let _read = tcp(stream.try_clone().unwrap()).unwrap();
+            assert_ne!(option(libc::SOL_SOCKET, libc::SO_KEEPALIVE), 0);
+            #[cfg(target_os = "linux")]
+            {
+                let after_s = option(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE)
+                    + option(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL)
+                        * option(libc::IPPROTO_TCP, libc::TCP_KEEPCNT);
+                assert!(after_s <= 60, "{after_s}");
+            }
+        };
+        check(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        check(listener.accept().unwrap().0);
+        // What the system then says of the connection is the end of it.
+        assert!(!has_waited(&io::Error::from_raw_os_error(libc::ETIMEDOUT)));
+    }
+
+    /// What `run` gives, unless that takes longer than any machine does.
+    #[track_caller]
+    fn soon<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+        let (send, given) = mpsc::channel();
+        thread::spawn(move || send.send(run()));
+        given.recv_timeout(Duration::from_secs(30)).expect("it hangs")
+    }
+
+    #[test]
+    fn a_listener_who_lets_nobody_in_is_waited_for_and_can_be_left() {
+        let path = std::env::temp_dir().join(format!("mcedge-full-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        // SAFETY: the descriptor is open, and listens already; one may wait to be let in.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+        // What is read meanwhile: nothing, and soon.
+        let waits = |mut connection: Connection| {
+            soon(move || {
+                for _ in 0..20 {
+                    assert_eq!(connection.read(&mut Vec::new()).unwrap(), Came::Nothing);
+                }
+                connection
+            })
+        };
+        let uri = Uri::parse(&format!("unix://{}", path.display())).unwrap().unwrap();
+        let first = UnixStream::connect(&path).unwrap();
+        let Ok(UnixEnd::Connection(connection)) = soon(|| open_unix(uri, Teller::new("test"))) else {
+            panic!("somebody listens there")
+        };
+        let mut connection = waits(connection);
+        drop((listener.accept().unwrap(), first));
+        let mut stream = listener.accept().unwrap().0;
+        stream.write_all(b"in\n").unwrap();
+        assert_eq!(lines(&mut connection, 1), ["in"]);
+        // The same when it connects again.
+        let _first = UnixStream::connect(&path).unwrap();
+        drop(stream);
+        let connection = waits(connection);
+        soon(move || drop(connection));
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn a_connection_comes_back() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -610,7 +642,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_bound() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::default();
         let mut waits = Vec::new();
         for _ in 0..9 {
             waits.push(backoff.wait.as_millis());

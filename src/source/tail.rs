@@ -270,23 +270,29 @@ impl Tail {
             Ok(metadata) => metadata,
             Err(error) => return self.gone(error),
         };
-        self.is_gone = false;
         let id = Id::of(&metadata);
-        if self.files.iter().any(|open| open.id == id) {
-            return Ok(());
+        if self.files.iter().all(|open| open.id != id) {
+            match self.folder.behind(self.files.back().map(Open::age).transpose()?, FILES_MAX) {
+                Ok(behind) => self.take_in(behind, self.files.len())?,
+                Err(error) => return self.gone(error),
+            }
         }
-        let behind = self.folder.behind(self.files.back().map(Open::age).transpose()?)?;
-        self.take_in(behind, self.files.len())
+        self.is_gone = false;
+        Ok(())
     }
 
-    /// Takes in files that are not known yet, at that place among them.
-    fn take_in(&mut self, files: Vec<File>, at: usize) -> io::Result<()> {
-        let mut at = at;
+    /// Takes in those of `files` that are not known yet, each behind the one before it, the first at that place.
+    fn take_in(&mut self, files: Vec<File>, mut at: usize) -> io::Result<()> {
         for file in files {
             let open = Open::new(file, 0)?;
-            if self.files.len() < 2 * FILES_MAX && self.files.iter().all(|known| known.id != open.id) {
-                self.files.insert(at, open);
-                at += 1;
+            match self.files.iter().position(|known| known.id == open.id) {
+                Some(known) => at = known + 1,
+                // Those behind it are found when there is room.
+                None if self.files.len() >= 2 * FILES_MAX => return Ok(()),
+                None => {
+                    self.files.insert(at, open);
+                    at += 1;
+                }
             }
         }
         Ok(())
@@ -296,7 +302,8 @@ impl Tail {
     /// of those that were cut short before they were read.
     fn look_behind_first(&mut self) -> io::Result<()> {
         let Some(first) = self.files.front() else { return Ok(()) };
-        let behind = self.folder.behind(Some(first.age()?))?;
+        // What cannot be opened is looked for again, and told, by the next look.
+        let behind = self.folder.behind(Some(first.age()?), 2 * FILES_MAX).unwrap_or_default();
         self.take_in(behind, 1)
     }
 

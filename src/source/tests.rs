@@ -52,6 +52,7 @@ impl Source {
             match self.advance()? {
                 Next::Record => return Ok(Some(self.record())),
                 Next::Wait => std::thread::park_timeout(POLL),
+                Next::Again => {}
                 Next::End => return Ok(None),
             }
         }
@@ -722,4 +723,37 @@ fn what_is_wrong_with_answers_is_told_with_its_line() {
     check(first, "{\"tokens\": [8]}", "no array `answers`");
     check(first, "[1]", "no array `answers`");
     check("{\"tokens\": [8]}", first, "has `answers`, the first line has none");
+}
+
+/// A reader that gives its bytes in pieces of random lengths.
+struct Pieces(Cursor<Vec<u8>>, u32);
+
+impl Read for Pieces {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.1 = self.1.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let most = out.len().min(1 + (self.1 >> 8) as usize % 9);
+        self.0.read(&mut out[..most])
+    }
+}
+
+#[test]
+fn any_pieces_give_the_same_records() {
+    let check = |path: &str, contents: &[u8], input: &Input| {
+        let expected = read(path, contents, input, &Options::default()).map_err(|error| format!("{error:#}"));
+        for seed in 0..20 {
+            let options = Options::default();
+            let pieces = Pieces(Cursor::new(contents.to_vec()), seed);
+            let bytes = Bytes::live(pieces, Arc::clone(&options.stop)).unwrap();
+            let found = Source::over(path, path, bytes, input, &options);
+            let found = found.and_then(|mut source| read_all(&mut source));
+            assert_eq!(found.map_err(|error| format!("{error:#}")), expected, "{path} {contents:?}");
+        }
+    };
+    let ab = features(&["a", "b"], 2);
+    check("x.csv", b"\xEF\xBB\xBFtime,a,b\r\n\r\n10:00,1,\"2\"\r\n\n11:00,3,4", &ab);
+    check("x.csv", b"a,b\n1,2\n3,four\n", &ab);
+    check("x.jsonl", b"{\"a\":1,\"b\":2}\n \n[3,4]\n{}", &ab);
+    check("x.npy", &npy("<f4", "(2, 2)", &le(&[1.0, 2.0, 3.0, 4.0])), &ab);
+    check("-", b"one\n\n\xFFtwo\nno end", &tokens(256));
+    check("x.bin", b"one\n\0", &tokens(256));
 }

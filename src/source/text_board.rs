@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use mcedge_firmware_host::{Address, LineCounters, RateGuess, SerialText};
+use mcedge_firmware_host::{Address, LineCounters, LineKind, RateGuess, SerialText};
 use mcedge_models::contract::Input;
 
 use super::bytes::Bytes;
@@ -44,7 +44,8 @@ pub fn open(
     if matches!(format, Format::Npy | Format::Bytes | Format::Frames) {
         bail!("a board sends frames, or lines of csv, jsonl or text");
     }
-    let lines = SerialText::open(&serial, Arc::clone(&options.stop), tell)?;
+    let kind = if format == Format::Csv { LineKind::Rows } else { LineKind::Any };
+    let lines = SerialText::open(&serial, kind, Arc::clone(&options.stop), tell)?;
     let counters = lines.counters();
     let model_hz = match input {
         Input::Features { rate_hz, .. } => rate_hz.filter(|_| !options.any_rate),

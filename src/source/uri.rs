@@ -5,6 +5,24 @@ use anyhow::{Result, anyhow, bail, ensure};
 /// The most bytes of a URI.
 const MOST_BYTES: usize = 4096;
 
+/// Schemes whose URIs have no login, in which an @ is an @.
+const WITHOUT_LOGIN: [&str; 6] = ["file", "serial", "i2c", "tail", "journal", "unix"];
+
+/// A URI as it is told to a person: without a user and a password, also where they are not written as they should be.
+///
+/// What is between `://` and the last @ is left out, also that of schemes which are none: `mqtts://` has a password too. An @
+/// behind the `?` ends a password where none is before it, or where what is behind the `?` is no keys and values.
+pub fn told(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
+    if WITHOUT_LOGIN.contains(&scheme) {
+        return uri.to_owned();
+    }
+    let (what, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let is_query = query.split('&').all(|pair| pair.is_empty() || pair.contains('='));
+    let login = what.rfind('@').filter(|_| is_query).or_else(|| rest.rfind('@'));
+    format!("{scheme}://{}", &rest[login.map_or(0, |at| at + 1)..])
+}
+
 /// A URI in its parts. What is asked of the query is taken out of it; [`Uri::end`] says what nobody asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Uri {
@@ -16,6 +34,8 @@ pub struct Uri {
     query: Vec<(String, String)>,
     /// Keys that were asked for.
     known: Vec<&'static str>,
+    /// Whether the query may be the rest of a password, which no message shows.
+    hides: bool,
 }
 
 impl Uri {
@@ -32,14 +52,17 @@ impl Uri {
         }
         ensure!(text.len() <= MOST_BYTES, "has {} bytes, expected {MOST_BYTES} at most", text.len());
         let (what, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let has_login = !WITHOUT_LOGIN.contains(&scheme);
+        let hides = has_login && told(text) != format!("{scheme}://{}", behind_login(rest, what));
         let pair = |pair: &str| {
             let (key, value) = pair
                 .split_once('=')
-                .ok_or_else(|| anyhow!("has {pair:?} behind the ?, expected key=value"))?;
+                .ok_or_else(|| anyhow!("has {:?} behind the ?, expected key=value", shown(pair, hides)))?;
+            let decoded = |text| if hides { decoded_secret(text, "behind the ?") } else { decoded(text) };
             Ok((decoded(key)?, decoded(value)?))
         };
         let query = query.split('&').filter(|part| !part.is_empty()).map(pair).collect::<Result<_>>()?;
-        Ok(Some(Self { scheme: scheme.to_owned(), what: what.to_owned(), query, known: Vec::new() }))
+        Ok(Some(Self { scheme: scheme.to_owned(), what: what.to_owned(), query, known: Vec::new(), hides }))
     }
 
     /// What is between `://` and `?`, decoded.
@@ -81,9 +104,9 @@ impl Uri {
         let Some(value) = self.take(key)? else { return Ok(None) };
         let chosen = choices.iter().find(|(name, _)| *name == value).map(|&(_, choice)| choice);
         let names: Vec<&str> = choices.iter().map(|&(name, _)| name).collect();
-        chosen
-            .map(Some)
-            .ok_or_else(|| anyhow!("has {key}={}, expected {}", super::shown(&value), names.join(" or ")))
+        chosen.map(Some).ok_or_else(|| {
+            anyhow!("has {key}={}, expected {}", shown(&value, self.hides), names.join(" or "))
+        })
     }
 
     /// Nothing more is asked of it.
@@ -93,12 +116,31 @@ impl Uri {
     /// It has a key that nobody asked for.
     pub fn end(&self) -> Result<()> {
         let Some((key, _)) = self.query.first() else { return Ok(()) };
-        let key = super::shown(key);
+        let key = shown(key, self.hides);
         match self.known.is_empty() {
             true => bail!("has `{key}` behind the ?, {}:// takes nothing there", self.scheme),
             false => bail!("has `{key}` behind the ?, expected {}", super::list(&self.known)),
         }
     }
+}
+
+/// `rest`, whose part before the ? is `what`, behind the login that it has there.
+fn behind_login<'a>(rest: &'a str, what: &str) -> &'a str {
+    &rest[what.rfind('@').map_or(0, |at| at + 1)..]
+}
+
+/// Text for a message, unless it may be of a password.
+fn shown(text: &str, hides: bool) -> String {
+    if hides { "…".to_owned() } else { super::shown(text) }
+}
+
+/// As [`decoded`], of what no message shows; `place` says where it stands.
+///
+/// # Errors
+///
+/// As [`decoded`].
+pub fn decoded_secret(text: &str, place: &str) -> Result<String> {
+    decoded(text).map_err(|_| anyhow!("has a % {place} that is no character's, write %25"))
 }
 
 /// Text with its `%XX` made bytes.
@@ -141,6 +183,42 @@ mod tests {
         check("mqtt://u:p@h:1/a/+/%23?qos=1?", "mqtt", "u:p@h:1/a/+/#", &[("qos", "1?")]);
         for path in ["-", "a.csv", "/a/b", "a b://c", "://x", "a?b=c"] {
             assert_eq!(Uri::parse(path).unwrap(), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn no_password_is_told() {
+        let check = |uri: &str, expected: &str| {
+            assert_eq!(told(uri), expected);
+            let parsed = Uri::parse(uri).and_then(|uri| {
+                let mut uri = uri.unwrap();
+                uri.choose("qos", &[("0", 0)])?;
+                uri.end()
+            });
+            let error = parsed.err().map(|error| format!("{error:#}")).unwrap_or_default();
+            assert!(!error.contains("pa") && !error.contains("ss@"), "{uri}: {error}");
+        };
+        for scheme in ["mqtt", "mqtts", "MQTT", "tcp", "http"] {
+            for login in [
+                "me:pass@",
+                "me@",
+                "@",
+                "me:100%pass@",
+                "me:pa/ss@",
+                "me:pa?ss@",
+                "me@x:pa?ss@",
+                "me:pa?qos=ss@",
+            ] {
+                check(&format!("{scheme}://{login}h:1/t"), &format!("{scheme}://h:1/t"));
+            }
+            check(&format!("{scheme}://me:pa/ss@h/t?qos=0"), &format!("{scheme}://h/t?qos=0"));
+        }
+        check("mqtt://me:pa?x%=ss@h/t", "mqtt://h/t");
+        check("mqtt://me:pass@h/t?client-id=a@b", "mqtt://h/t?client-id=a@b");
+        for whole in
+            ["a@b.csv", "tail:///a@b/c", "journal://?unit=user@0.service", "mqtt://h/t?qos=0", "-", "a?b@c"]
+        {
+            assert_eq!(told(whole), whole);
         }
     }
 

@@ -59,6 +59,7 @@ pub fn read(uri: &str, reading: &Reading, contract: &Contract) -> Result<Vec<Seq
                 std::thread::park_timeout(POLL);
                 continue;
             }
+            Next::Again => continue,
             Next::End => break,
         }
         if let Some(last) = sequences.last_mut() {

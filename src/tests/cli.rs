@@ -6,6 +6,7 @@ mod budget;
 mod link;
 mod models;
 mod policies;
+mod sinks;
 mod sources;
 mod state;
 mod streams;

@@ -235,7 +235,7 @@ fn a_gap_does_what_was_asked_for() {
     let board = start("stop");
     let output = path("stop.npy");
     let args = ["run", PUMP, "--input", &board.uri, "--output", &output, "--on-gap", "stop"];
-    check_fails(&args, 1, "samples are missing");
+    check_fails(&args, 1, "missing, ");
 }
 
 #[test]
@@ -314,6 +314,7 @@ fn a_run_on_a_board_goes_on_from_its_snapshot() {
     let times = rows.lines().skip(1).map(|row| row.split(',').next().unwrap().parse::<f64>().unwrap());
     let times: Vec<f64> = times.collect();
     assert!(times.is_sorted(), "{said}");
+    assert!(said.contains("or nobody read it"), "what came between the runs is a gap: {said}");
     // Rows of both runs, and of the board's samples at most those between the two are missing.
     assert!(times.len() > before && times.len() <= 1000, "{}: {said}", times.len());
     assert_eq!(board.ledger()["rows"], 1000);
@@ -332,5 +333,8 @@ fn what_is_no_board_says_so() {
     check("i2c:///dev/i2c-99?sensor=mpu6050&rate=100", 1, "i2c-99");
     check("i2c:///dev/i2c-1?sensor=thermometer&rate=100", 1, "thermometer");
     let model = ["run", TELEMETRY, "--output", "-", "--answer", "--input"];
-    check_fails(&[&model[..], &[&format!("{TELEMETRY}/recording.csv")]].concat(), 2, "--answer");
+    let file = format!("{TELEMETRY}/recording.csv");
+    check_fails(&[&model[..], &[&file]].concat(), 2, "--answer");
+    let of_gaps = ["run", TELEMETRY, "--output", "-", "--on-gap", "stop", "--input"];
+    check_fails(&[&of_gaps[..], &[&file]].concat(), 2, "--on-gap");
 }

@@ -16,12 +16,12 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder of one test's own, empty.
-fn own(name: &str) -> PathBuf {
+pub(super) fn own(name: &str) -> PathBuf {
     let _ = fs::remove_dir_all(folder("sources").join(name));
     folder(&format!("sources/{name}"))
 }
 
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
@@ -126,10 +126,10 @@ impl Drop for Live {
     }
 }
 
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, below: u64) -> u64 {
+    pub(super) fn below(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
@@ -172,6 +172,7 @@ fn lines_that_are_sent_give_the_rows_of_a_file() {
     let uri = format!("unix://{}", text(&socket));
     let mut live = Live::start(&output, &[&uri], &[]);
     live.wait("the socket", |_| socket.exists());
+    live.wait_for_words("nobody listens there yet: listens");
     send(Box::new(UnixStream::connect(&socket).unwrap()));
     live.wait_for_rows(60);
     live.stop();
@@ -473,14 +474,14 @@ fn numbers_are_followed_with_their_header() {
 }
 
 /// A broker on a free port of this machine.
-struct Broker {
+pub(super) struct Broker {
     child: Child,
     port: u16,
     folder: PathBuf,
 }
 
 impl Broker {
-    fn start(name: &str) -> Option<Self> {
+    pub(super) fn start(name: &str) -> Option<Self> {
         let found = |program: &str| Command::new(program).arg("--help").output().is_ok();
         if !found("/usr/sbin/mosquitto") || !found("mosquitto_pub") || !found("mosquitto_sub") {
             println!("skipped: mosquitto, mosquitto_pub and mosquitto_sub are not all there");
@@ -513,12 +514,12 @@ impl Broker {
     }
 
     /// Ends it, so that it keeps what it has or does not.
-    fn stop(&mut self, signal: &str) {
+    pub(super) fn stop(&mut self, signal: &str) {
         Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         self.child.wait().unwrap();
     }
 
-    fn start_again(&mut self) {
+    pub(super) fn start_again(&mut self) {
         self.child = Self::spawn(&self.folder);
         self.wait();
     }
@@ -544,8 +545,65 @@ impl Broker {
         }
     }
 
-    fn uri(&self, topic: &str) -> String {
+    pub(super) fn uri(&self, topic: &str) -> String {
         format!("mqtt://127.0.0.1:{}/{topic}", self.port)
+    }
+}
+
+impl Broker {
+    /// Somebody who listens to a topic, and whom the broker keeps messages for.
+    pub(super) fn listener(&self, topic: &str) -> Listener {
+        let port = self.port.to_string();
+        let mut command = Command::new("mosquitto_sub");
+        command.args(["-h", "127.0.0.1", "-p", &port, "-t", topic, "-q", "1", "-c", "-i", "listener"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (stdout, into) = (child.stdout.take().unwrap(), Arc::clone(&heard));
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                into.lock().unwrap().push(line);
+            }
+        });
+        let (listener, start) = (Listener { child, heard }, Instant::now());
+        while listener.heard.lock().unwrap().is_empty() {
+            assert!(start.elapsed() < PATIENCE, "the listener hears nothing");
+            self.publish(topic, &["sync".to_owned()]);
+            thread::sleep(Duration::from_millis(50));
+        }
+        listener
+    }
+}
+
+/// What a client of a broker hears.
+pub(super) struct Listener {
+    child: Child,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl Listener {
+    pub(super) fn heard(&self) -> Vec<String> {
+        self.heard.lock().unwrap().iter().filter(|line| *line != "sync").cloned().collect()
+    }
+
+    #[track_caller]
+    pub(super) fn wait_for(&self, rows: usize) {
+        self.wait(&format!("row {rows}"), |heard| heard.len() >= rows);
+    }
+
+    #[track_caller]
+    pub(super) fn wait(&self, what: &str, is_there: impl Fn(&[String]) -> bool) {
+        let start = Instant::now();
+        while !is_there(&self.heard()) {
+            assert!(start.elapsed() < PATIENCE, "{what} is not there: {} rows", self.heard().len());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

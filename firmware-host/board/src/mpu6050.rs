@@ -36,6 +36,8 @@ const MAX_RATE_HZ: f32 = 1000.0;
 const FIRST_RATE_HZ: f32 = 100.0;
 
 /// An MPU-6050 or its like: acceleration in m/s² at ±4 g, and rotation in rad/s at ±500 °/s.
+///
+/// One that was without power wakes asleep: its reads fail until [`Sensor::set_rate`] has set it up anew.
 pub struct Mpu6050<I: I2c, D> {
     driver: Driver<I>,
     delay: D,
@@ -92,6 +94,10 @@ impl<I: I2c, D: DelayNs> Sensor for Mpu6050<I, D> {
         // One read of all registers, which the sensor keeps as they are meanwhile: the axes are of one instant.
         let (accel, gyro) = self.driver.motion6().map_err(bus)?;
         let axes = [accel.x(), accel.y(), accel.z(), gyro.x(), gyro.y(), gyro.z()];
+        // It wakes from a loss of power asleep, with nothing in its registers. Six axes at rest have noise.
+        if axes == [0; 6] {
+            return Err(Error::Reset { sensor: NAME });
+        }
         for ((value, axis), channel) in values.iter_mut().zip(axes).zip(&CHANNELS) {
             *value = f32::from(axis) * channel.scale;
         }

@@ -16,7 +16,8 @@ pub trait Sensor {
     /// What its numbers are sent as without a loss.
     fn element(&self) -> Element;
 
-    /// Makes ready to be read `rate_hz` times a second, or as near to it as can be, and gives that rate.
+    /// Makes ready to be read `rate_hz` times a second, or as near to it as can be, and gives that rate. It makes a sensor
+    /// ready, too, that was without power meanwhile.
     ///
     /// # Errors
     ///
@@ -50,6 +51,11 @@ pub enum Error {
         /// That of the sensor.
         expected: u8,
     },
+    /// It has lost its settings, as it does without power, and measures nothing: [`Sensor::set_rate`] sets it up anew.
+    Reset {
+        /// The sensor.
+        sensor: &'static str,
+    },
     /// It gave what it must not.
     Data {
         /// The sensor.
@@ -69,6 +75,9 @@ impl fmt::Display for Error {
             Error::Bus { sensor, kind } => write!(f, "{sensor}: the bus failed: {kind}"),
             Error::Device { sensor, found, expected } => {
                 write!(f, "{sensor}: what answers has identity {found:#04x}, expected {expected:#04x}")
+            }
+            Error::Reset { sensor } => {
+                write!(f, "{sensor}: it measures nothing: it has lost its settings, as without power")
             }
             Error::Data { sensor } => write!(f, "{sensor}: it gave numbers that it must not"),
         }

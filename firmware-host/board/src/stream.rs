@@ -12,6 +12,9 @@ use crate::sensor::{Error, Sensor};
 /// Bytes of numbers that a record holds.
 const DATA: usize = MAX_RECORD - 24;
 
+/// How often a sensor that could not be set up anew is tried again.
+const SET_UP_US: u64 = 1_000_000;
+
 /// What a board sends of one sensor.
 ///
 /// # Invariants
@@ -24,6 +27,8 @@ pub struct Stream<'s> {
     rate_hz: f32,
     delay_us: u64,
     is_running: bool,
+    /// When the sensor is set up anew; nothing while it is ready.
+    set_up_us: Option<u64>,
     /// When the next sample is due; nothing: as soon as can be.
     due_ns: Option<u64>,
     sequence: u32,
@@ -55,6 +60,7 @@ impl<'s> Stream<'s> {
             rate_hz,
             delay_us: u64::from(delay_us),
             is_running: false,
+            set_up_us: None,
             due_ns: None,
             sequence: 0,
             dropped: 0,
@@ -107,11 +113,23 @@ impl<'s> Stream<'s> {
         if now_us.saturating_sub(self.span_us.0) > u64::from(u32::MAX) {
             self.flush(sender);
         }
-        match self.sample(now_us) {
-            Ok(()) if self.is_due() => self.flush(sender),
-            Ok(()) => {}
-            Err(_) => self.skip(1, sender),
+        match self.set_up_us {
+            None => match self.sample(now_us) {
+                Ok(()) if self.is_due() => self.flush(sender),
+                Ok(()) => {}
+                Err(_) => self.lose(now_us, sender),
+            },
+            Some(set_up_us) if now_us >= set_up_us => self.lose(now_us, sender),
+            Some(_) => self.skip(1, sender),
         }
+    }
+
+    /// Counts the sample, and sets the sensor up before it is read again: it may have been without power, and what it gives
+    /// then may look like samples. No sample is taken now, as this may take a sensor longer than its time is true for.
+    fn lose<W: Write>(&mut self, now_us: u64, sender: &mut Sender<W>) {
+        self.skip(1, sender);
+        let is_ready = self.sensor.set_rate(self.rate_hz).is_ok();
+        self.set_up_us = (!is_ready).then(|| now_us.saturating_add(SET_UP_US));
     }
 
     /// Counts samples that were due and that nobody took. Those of a frame follow each other: it ends here.
@@ -205,7 +223,7 @@ impl<'s> Stream<'s> {
     pub(crate) fn set_rate<W: Write>(&mut self, rate_hz: f32, sender: &mut Sender<W>) {
         self.flush(sender);
         if let Ok(rate_hz) = self.sensor.set_rate(rate_hz) {
-            (self.rate_hz, self.due_ns) = (rate_hz, None);
+            (self.rate_hz, self.due_ns, self.set_up_us) = (rate_hz, None, None);
         }
     }
 

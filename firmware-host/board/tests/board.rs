@@ -247,6 +247,62 @@ fn a_sensor_that_fails_loses_its_sample_and_no_other() {
     });
 }
 
+/// Its power goes at read 5. When it is back it gives zeros until it is set up.
+#[test]
+fn a_sensor_that_was_without_power_is_set_up_before_it_is_read_again() {
+    struct Weak {
+        reads: u32,
+        has_power: bool,
+        is_ready: bool,
+        set_ups: u32,
+    }
+    const CHANNELS: [Channel<'static>; 2] =
+        [Channel { name: "count", unit: "1", scale: 1.0 }, Channel { name: "minus", unit: "1", scale: 1.0 }];
+    impl Sensor for Weak {
+        fn name(&self) -> &str {
+            "counter"
+        }
+        fn channels(&self) -> &[Channel<'_>] {
+            &CHANNELS
+        }
+        fn element(&self) -> Element {
+            Element::I16
+        }
+        fn set_rate(&mut self, rate_hz: f32) -> Result<f32, Error> {
+            self.set_ups += 1;
+            // It has come back before the third time that it is set up anew.
+            self.has_power |= self.set_ups == 4;
+            self.is_ready = self.has_power;
+            if self.has_power { Ok(rate_hz) } else { Err(Error::Data { sensor: "counter" }) }
+        }
+        fn read(&mut self, values: &mut [f32]) -> Result<(), Error> {
+            self.reads += 1;
+            if self.reads == 5 {
+                (self.has_power, self.is_ready) = (false, false);
+                return Err(Error::Data { sensor: "counter" });
+            }
+            values.copy_from_slice(if self.is_ready { &[1.0, -1.0] } else { &[0.0, 0.0] });
+            Ok(())
+        }
+    }
+    let mut sensor = Weak { reads: 0, has_power: true, is_ready: false, set_ups: 0 };
+    let line = Line::default();
+    let mut streams = [Stream::new(&mut sensor, 4, 100.0, 45_000).unwrap()];
+    streams[0].start();
+    let mut board: Board<_> = Board::new(line.clone(), 77, &mut streams);
+    (0..400).for_each(|sample| _ = board.poll(sample * 10_000));
+    board.receive(&command(4, Body::Stop), 4_000_000, nobody);
+    let heard = line.heard();
+    // Tried at once, and each second: samples 4, 104 and 204 are given up for it.
+    let expected: Vec<_> = (0..4).chain(205..400).map(|sample| (sample, 1.0)).collect();
+    assert_eq!(heard.samples, expected);
+    assert_eq!(
+        heard.statuses.last().map(|(_, sequence, status)| (*sequence, status.dropped)),
+        Some((400, 201))
+    );
+    assert_eq!(sensor.set_ups, 4);
+}
+
 #[test]
 fn a_line_that_fails_loses_whole_frames_and_counts_them() {
     with_board(&mut Counter::new(Element::I16), |board, line| {

@@ -107,14 +107,30 @@ fn a_bus_that_fails_says_so_and_the_next_read_may_be_better() {
     assert!(error.to_string().starts_with("mpu6050: the bus failed: "), "{error}");
     bus.done();
 
-    let lost = [read(IMU, 0x3B, &[0; 14]).with_error(kind), read(IMU, 0x3B, &[0; 14])];
+    let axes = [0x20, 0, 0x20, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let lost = [read(IMU, 0x3B, &axes).with_error(kind), read(IMU, 0x3B, &axes)];
     let mut bus = Mock::new(&[&mpu6050_start()[..], &lost].concat());
     let mut sensor = Mpu6050::new(bus.clone(), IMU, NoopDelay).unwrap();
     let mut values = [7.0; 6];
     assert_eq!(sensor.read(&mut values), Err(Error::Bus { sensor: "mpu6050", kind }));
     assert_eq!(values, [7.0; 6], "no values without a read");
     assert_eq!(sensor.read(&mut values), Ok(()));
-    assert_eq!(values, [0.0; 6]);
+    assert_eq!(values, [9.80665, 9.80665, 9.80665, 0.0, 0.0, 0.0]);
+    bus.done();
+}
+
+#[test]
+fn an_mpu6050_that_sleeps_gives_no_numbers_until_it_is_set_up() {
+    let still = [0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let asleep = [read(IMU, 0x3B, &[0; 14])];
+    let awake = [read(IMU, 0x3B, &still)];
+    let mut bus = Mock::new(&[&mpu6050_start()[..], &asleep, &mpu6050_set_up(3), &awake].concat());
+    let mut sensor = Mpu6050::new(bus.clone(), IMU, NoopDelay).unwrap();
+    let mut values = [7.0; 6];
+    assert_eq!(sensor.read(&mut values), Err(Error::Reset { sensor: "mpu6050" }));
+    assert_eq!(values, [7.0; 6], "no values without a measurement");
+    assert_eq!((sensor.set_rate(100.0), sensor.read(&mut values)), (Ok(100.0), Ok(())));
+    assert_eq!(values, [9.80665, 0.0, 0.0, 0.0, 0.0, 0.0]);
     bus.done();
 }
 
@@ -127,9 +143,12 @@ const CALIBRATION: [u8; 26] = [
 const HUMIDITY_CALIBRATION: [u8; 7] = [0x6A, 0x01, 0x00, 0x13, 0x29, 0x03, 0x1E];
 
 fn bme280_start() -> Vec<Transaction> {
+    [vec![read(ENVIRONMENT, 0xD0, &[0x60])], bme280_set_up()].concat()
+}
+
+fn bme280_set_up() -> Vec<Transaction> {
     let at = ENVIRONMENT;
     vec![
-        read(at, 0xD0, &[0x60]),
         read(at, 0xD0, &[0x60]),
         write(at, 0xE0, 0xB6),
         read(at, 0x88, &CALIBRATION),
@@ -173,9 +192,64 @@ fn a_bme280_is_read_in_units() {
     let units: Vec<_> = sensor.channels().iter().map(|channel| (channel.name, channel.unit)).collect();
     assert_eq!(units, [("temperature", "°C"), ("pressure", "Pa"), ("humidity", "%")]);
     assert_eq!((sensor.element(), sensor.name()), (Element::F32, "bme280"));
-    assert_eq!((sensor.set_rate(1.0), sensor.set_rate(100.0)), (Ok(1.0), Ok(20.0)));
     bus.done();
     delay.done();
+}
+
+#[test]
+fn a_bme280_is_set_up_with_each_rate() {
+    let mut bus = Mock::new(&[bme280_start(), bme280_set_up(), bme280_set_up()].concat());
+    let mut sensor = Bme280::new(bus.clone(), ENVIRONMENT, NoopDelay).unwrap();
+    assert_eq!((sensor.set_rate(1.0), sensor.set_rate(100.0)), (Ok(1.0), Ok(20.0)));
+    bus.done();
+}
+
+/// The values of the registers without a measurement, by the datasheet's table 18 and its chapter 5.4.
+#[test]
+fn a_bme280_that_was_without_power_gives_no_numbers_until_it_is_set_up() {
+    let at = ENVIRONMENT;
+    let nothing = [0x80, 0, 0, 0x80, 0, 0, 0x80, 0];
+    // Its settings are gone, and the forced mode measures nothing.
+    let without = vec![
+        read(at, 0xF4, &[0x00]),
+        read(at, 0xF4, &[0x00]),
+        write(at, 0xF4, 0x01),
+        read(at, 0xF7, &nothing),
+        read(at, 0xF2, &[0x00]),
+        read(at, 0xF4, &[0x00]),
+    ];
+    let measured = bme280_measures(&[0x65, 0x5A, 0xC0, 0x7E, 0xED, 0x00, 0x75, 0x30]);
+    let mut bus = Mock::new(&[bme280_start(), without, bme280_set_up(), measured].concat());
+    let mut sensor = Bme280::new(bus.clone(), at, NoopDelay).unwrap();
+    let mut values = [7.0; 3];
+    assert_eq!(sensor.read(&mut values), Err(Error::Reset { sensor: "bme280" }));
+    assert_eq!(values, [7.0; 3], "no values without a measurement");
+    assert_eq!((sensor.set_rate(1.0), sensor.read(&mut values)), (Ok(1.0), Ok(())));
+    assert!((values[0] - 25.08).abs() < 0.01, "{values:?}");
+    bus.done();
+}
+
+/// A number that stands there without a measurement may be measured, too: the settings tell.
+#[test]
+fn a_bme280_that_skips_one_number_is_known_by_its_settings() {
+    let skipped = Err(Error::Reset { sensor: "bme280" });
+    let pressure = [0x80, 0, 0, 0x7E, 0xED, 0, 0x75, 0x30];
+    let temperature = [0x65, 0x5A, 0xC0, 0x80, 0, 0, 0x75, 0x30];
+    let humidity = [0x65, 0x5A, 0xC0, 0x7E, 0xED, 0, 0x80, 0];
+    for (registers, settings, expected) in [
+        (pressure, [0x01, 0x40], skipped),
+        (temperature, [0x01, 0x10], skipped),
+        (humidity, [0x00, 0x50], skipped),
+        (pressure, [0x01, 0x50], Ok(())),
+        (temperature, [0x01, 0x51], Ok(())),
+        (humidity, [0x01, 0x50], Ok(())),
+    ] {
+        let asked = vec![read(ENVIRONMENT, 0xF2, &settings[..1]), read(ENVIRONMENT, 0xF4, &settings[1..])];
+        let mut bus = Mock::new(&[bme280_start(), bme280_measures(&registers), asked].concat());
+        let mut sensor = Bme280::new(bus.clone(), ENVIRONMENT, NoopDelay).unwrap();
+        assert_eq!(sensor.read(&mut [0.0; 3]), expected, "{registers:x?} {settings:x?}");
+        bus.done();
+    }
 }
 
 #[test]

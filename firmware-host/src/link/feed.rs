@@ -23,7 +23,7 @@ pub struct Feed {
     frame: Frame,
     /// What is given before the frame's next sample: a handful at most, of one item.
     staged: VecDeque<Staged>,
-    /// The last sample's time that was given.
+    /// The last sample's time that was given, in this machine's running time: nobody sets that.
     last_us: Option<i64>,
     /// The same by the board's clock, since its start.
     last_device_us: Option<u64>,
@@ -72,6 +72,8 @@ struct Frame {
 
 /// More periods than this between two samples that follow each other are a pause.
 const PAUSE_PERIODS: f64 = 8.0;
+/// A count that has gone on by more from one status to the next has begun anew.
+const MOST_DROPPED: u32 = 1 << 31;
 /// A time of day that is further off than this has been set, not kept badly.
 const CLOCK_STEP_US: i64 = 100_000;
 
@@ -130,15 +132,18 @@ impl Feed {
         let at = self.frame.next;
         self.frame.next += 1;
         let device_us = self.frame.device_us(at);
-        let time_us = self.time_us(device_us);
-        (self.last_us, self.last_device_us) = (Some(time_us), Some(device_us));
+        let running_us = self.clock.host_us(device_us);
+        (self.last_us, self.last_device_us) = (Some(running_us), Some(device_us));
+        let time_us = running_us.saturating_add(self.wall_us.unwrap_or_default());
         let channels = self.stream.channels.len();
         let values = &self.frame.values[at * channels..][..channels];
         Sample { sequence: self.frame.sequence.wrapping_add(at as u32), device_us, time_us, values }
     }
 
-    fn time_us(&mut self, device_us: u64) -> i64 {
-        self.clock.host_us(device_us).saturating_add(self.wall_us.unwrap_or_default())
+    /// From the last sample that was given to what was taken at `device_us`, by this machine's clock.
+    fn since_last_us(&mut self, device_us: u64) -> Option<i64> {
+        let running_us = self.clock.host_us(device_us);
+        Some(running_us.saturating_sub(self.last_us?).max(0))
     }
 
     /// Tells a person something.
@@ -283,7 +288,10 @@ impl Feed {
         let restarts = self.track.counts().restarts;
         self.track(head, |track, place| track.told(place, false));
         let before = if self.track.counts().restarts > restarts { 0 } else { self.dropped };
-        self.dropped_by_board += u64::from(status.dropped.wrapping_sub(before));
+        let dropped = status.dropped.wrapping_sub(before);
+        if dropped < MOST_DROPPED {
+            self.dropped_by_board += u64::from(dropped);
+        }
         self.dropped = status.dropped;
         if status.state == State::Ended {
             self.stage_gap(head.time_us);
@@ -315,19 +323,22 @@ impl Feed {
             (false, true) => GapCause::Unplugged,
             (false, false) => GapCause::Lost,
         };
-        let next_us = self.time_us(device_us);
         let alone_us = (samples as f64 * 1e6 / self.stream.rate_hz) as i64;
-        let us = self.last_us.map_or(alone_us, |last_us| next_us.saturating_sub(last_us));
+        let us = self.since_last_us(device_us).unwrap_or(alone_us);
         let missing = (!has_restarted).then_some(samples);
         self.staged.push_back(Staged::Gap(Gap { missing, us, cause }));
     }
 
-    /// Says that time is missing, where no sample is.
+    /// Says that time is missing, where no sample is. Where the board's clock alone has leapt, none is.
     fn stage_pause(&mut self, device_us: u64) {
-        let (Some(last_us), Some(last_device_us)) = (self.last_us, self.last_device_us) else { return };
-        let pause_us = device_us.saturating_sub(last_device_us);
-        if pause_us as f64 * self.stream.rate_hz > PAUSE_PERIODS * 1e6 {
-            let us = self.time_us(device_us).saturating_sub(last_us);
+        let Some(last_device_us) = self.last_device_us else { return };
+        let rate_hz = self.stream.rate_hz;
+        let periods = |us: f64| us * rate_hz / 1e6;
+        if periods(device_us.saturating_sub(last_device_us) as f64) <= PAUSE_PERIODS {
+            return;
+        }
+        let us = self.since_last_us(device_us).unwrap_or_default();
+        if periods(us as f64) > PAUSE_PERIODS / 2.0 {
             self.staged.push_back(Staged::Gap(Gap { missing: Some(0), us, cause: GapCause::Paused }));
         }
     }
@@ -437,6 +448,32 @@ mod tests {
     }
 
     #[test]
+    fn a_board_whose_clock_leaps_has_not_paused() {
+        let mut feed = feed();
+        samples(&mut feed, head(1, 0, 0));
+        let bad = |sequence: u32, bad_us: i64| {
+            let head = head(1, sequence, 0);
+            Head { time_us: head.time_us.wrapping_add_signed(bad_us), ..head }
+        };
+        // Bad once; leapt ahead for good; and back, as 32 bits wrap.
+        for (sequence, bad_us) in
+            [(1, 1 << 32), (2, 0), (3, 1 << 40), (4, 1 << 40), (5, -10_000), (6, -10_000)]
+        {
+            let sample = format!("{sequence} at {} is [3.0]", 2_000 + 10_000 * sequence);
+            assert_eq!(samples(&mut feed, bad(sequence, bad_us)), [sample]);
+        }
+    }
+
+    #[test]
+    fn a_gap_is_as_long_when_the_clock_is_set_in_it() {
+        for set_us in [3_600_000_000, -3_600_000_000] {
+            let mut feed = feed();
+            samples(&mut feed, head(1, 0, 0));
+            assert_eq!(samples(&mut feed, head(1, 10, set_us))[1], "Lost Some(9) 100000");
+        }
+    }
+
+    #[test]
     fn a_gap_lasts_from_the_sample_before_to_the_one_behind() {
         let mut feed = feed();
         samples(&mut feed, head(1, 0, 0));
@@ -463,6 +500,15 @@ mod tests {
         status(&mut feed, head(2, 0, 0), State::Running, 4);
         status(&mut feed, head(2, 0, 0), State::Running, 4);
         assert_eq!(feed.dropped_by_board(), 9);
+        // A board that begins to count anew and does not tell its start; and one whose count wraps.
+        status(&mut feed, head(2, 0, 0), State::Running, 1);
+        status(&mut feed, head(2, 0, 0), State::Running, 2);
+        assert_eq!(feed.dropped_by_board(), 10);
+        status(&mut feed, head(3, 0, 0), State::Running, 1 << 30);
+        for count in [2 << 30, 3 << 30, 0] {
+            status(&mut feed, head(3, 0, 0), State::Running, count);
+        }
+        assert_eq!(feed.dropped_by_board(), 10 + (1 << 32));
     }
 
     #[test]

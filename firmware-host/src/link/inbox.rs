@@ -7,7 +7,7 @@ use super::event::{BadFrames, Stream};
 /// When something came, by two clocks of this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct At {
-    /// µs since the link was opened; never goes back.
+    /// µs since the link was opened; never goes back, and on Linux goes on while the machine sleeps.
     pub mono_us: i64,
     /// µs since the Unix epoch; goes where somebody sets it.
     pub wall_us: i64,

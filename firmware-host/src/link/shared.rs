@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mcedge_wire::{Body, Record};
 
@@ -26,7 +26,8 @@ pub struct Shared {
     waker: (UnixStream, UnixStream),
     /// The thread that polls.
     owner: Thread,
-    opened: Instant,
+    /// In [`running`] time.
+    opened: Duration,
 }
 
 /// What has come.
@@ -72,7 +73,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             waker,
             owner: std::thread::current(),
-            opened: Instant::now(),
+            opened: running(),
         })
     }
 
@@ -87,7 +88,7 @@ impl Shared {
 
     pub fn now(&self) -> At {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        At { mono_us: micros(self.opened.elapsed()), wall_us: micros(since_epoch) }
+        At { mono_us: micros(running().saturating_sub(self.opened)), wall_us: micros(since_epoch) }
     }
 
     pub fn unpark_owner(&self) {
@@ -117,6 +118,22 @@ impl Shared {
         let mut bytes = [0; 64];
         while (&self.waker.1).read(&mut bytes).is_ok_and(|count| count == bytes.len()) {}
     }
+}
+
+/// Time that nobody sets and that goes on while this machine sleeps, as a board's does.
+#[cfg(target_os = "linux")]
+fn running() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes a `timespec` to the one that it is given. Every kernel that Rust runs on has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Time that nobody sets; whether it goes on while this machine sleeps is the system's affair.
+#[cfg(not(target_os = "linux"))]
+fn running() -> Duration {
+    static FIRST: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    FIRST.get_or_init(std::time::Instant::now).elapsed()
 }
 
 fn micros(duration: Duration) -> i64 {
@@ -187,5 +204,25 @@ impl Glance {
             return format!("{} good frames have come, and none says what the stream is", self.records);
         }
         format!("{} bytes have come and no whole frame: is {baud} the board's baud rate?", self.bytes)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_runs_since_the_machine_started_and_not_since_it_woke() {
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+        if mounts.contains("lxcfs") {
+            return eprintln!("skipped: /proc/uptime is that of a container");
+        }
+        let uptime = || {
+            let line = std::fs::read_to_string("/proc/uptime").unwrap();
+            Duration::from_secs_f64(line.split(' ').next().unwrap().parse().unwrap())
+        };
+        // The kernel's line has hundredths of a second.
+        let (before, now, after) = (uptime(), running(), uptime() + Duration::from_millis(20));
+        assert!(before <= now && now <= after, "{before:?} {now:?} {after:?}");
     }
 }

@@ -5,12 +5,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mcedge_wire::{ALL_STREAMS, MAX_FRAME, Prediction, Record, Status, Values, encode};
+use mcedge_wire::{ALL_STREAMS, Body, Decoder, MAX_FRAME, Prediction, Record, State, Status, Values, encode};
 
 use super::*;
 

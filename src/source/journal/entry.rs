@@ -1,9 +1,12 @@
 //! An entry of the journal in JSON, made a line of a classic log.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
-use serde_json::{Map, Value};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Number;
 
 use super::super::live::CURSOR_MAX;
 
@@ -18,8 +21,8 @@ pub struct Entry {
 
 /// Reads a line of `journalctl -o json`, for a log of times in `zone`; none where it is no object.
 pub fn entry(json: &[u8], zone: &TimeZone) -> Option<Entry> {
-    let fields: Map<String, Value> = serde_json::from_slice(json).ok()?;
-    let field = |names: &[&str]| names.iter().find_map(|&name| text(fields.get(name)?));
+    let Fields(fields) = serde_json::from_slice(json).ok()?;
+    let field = |names: &[&str]| names.iter().find_map(|&name| fields[index(name)?].clone());
     let is_cursor = |cursor: &String| {
         // As long as any, with room for what goes before it in a snapshot.
         (1..CURSOR_MAX - 64).contains(&cursor.len()) && cursor.bytes().all(|byte| byte.is_ascii_graphic())
@@ -38,21 +41,129 @@ pub fn entry(json: &[u8], zone: &TimeZone) -> Option<Entry> {
     Some(Entry { line: Some(line), cursor })
 }
 
-/// The text of a field: a string, an array of bytes where they are no text, or an array of its values, the first of which
-/// counts.
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Array(values) => {
-            let byte = |value: &Value| value.as_u64().and_then(|byte| u8::try_from(byte).ok());
-            let bytes: Option<Vec<u8>> = values.iter().map(byte).collect();
-            match bytes {
-                Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-                None => values.iter().find_map(text),
+/// Fields that are read; others are passed over, whatever is in them.
+const NAMES: [&str; 9] = [
+    "__CURSOR",
+    "__REALTIME_TIMESTAMP",
+    "_SOURCE_REALTIME_TIMESTAMP",
+    "_HOSTNAME",
+    "SYSLOG_IDENTIFIER",
+    "_COMM",
+    "_PID",
+    "SYSLOG_PID",
+    "MESSAGE",
+];
+
+fn index(name: &str) -> Option<usize> {
+    NAMES.iter().position(|&known| known == name)
+}
+
+/// The texts of the fields of [`NAMES`]; of one that is there twice the last.
+struct Fields([Option<String>; NAMES.len()]);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an entry of the journal")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields(Default::default());
+        while let Some(name) = map.next_key::<String>()? {
+            match index(&name) {
+                Some(index) => fields.0[index] = map.next_value::<Field>()?.text,
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
         }
-        Value::Null | Value::Bool(_) | Value::Object(_) => None,
+        Ok(fields)
+    }
+}
+
+/// A field, or a value of one that has several.
+#[derive(Default)]
+struct Field {
+    /// A string, an array of bytes where they are no text, or an array of its values, the first of which counts.
+    text: Option<String>,
+    /// What it is in an array of bytes.
+    byte: Option<u8>,
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FieldVisitor)
+    }
+}
+
+struct FieldVisitor;
+
+impl FieldVisitor {
+    fn number(number: Number) -> Field {
+        let byte = number.as_u64().and_then(|byte| u8::try_from(byte).ok());
+        Field { text: Some(number.to_string()), byte }
+    }
+}
+
+/// Nothing is kept of an array but the bytes that it is made of, or the text of its first value.
+impl<'de> Visitor<'de> for FieldVisitor {
+    type Value = Field;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a field of an entry")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Field, E> {
+        Ok(Field { text: Some(text.to_owned()), byte: None })
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Field, E> {
+        Ok(Self::number(number.into()))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Field, E> {
+        Ok(Self::number(number.into()))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Field, E> {
+        Ok(Number::from_f64(number).map_or_else(Field::default, Self::number))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Field, E> {
+        Ok(Field::default())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Field, E> {
+        Ok(Field::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Field, A::Error> {
+        let (mut bytes, mut first) = (Some(Vec::new()), None);
+        while bytes.is_some() || first.is_none() {
+            let Some(value) = values.next_element::<Field>()? else { break };
+            match (&mut bytes, value.byte) {
+                (Some(bytes), Some(byte)) => bytes.push(byte),
+                _ => bytes = None,
+            }
+            first = first.or(value.text);
+        }
+        while values.next_element::<IgnoredAny>()?.is_some() {}
+        let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Ok(Field { text: text.or(first), byte: None })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Field::default())
     }
 }
 
@@ -105,9 +216,36 @@ mod tests {
             Some("Jan  1 00:00:00 localhost unknown: m"),
             None,
         );
+        check(&with(r#""MESSAGE":[7,"x"],"X":[[{"y":[]}],1e9]"#), Some(&format!("{head} 7")), None);
+        check(&with(r#""MESSAGE":[{"y":[1]},null,true,"x",[]]"#), Some(&format!("{head} x")), None);
+        check(&with(r#""MESSAGE":-1.5"#), Some(&format!("{head} -1.5")), None);
         check("{}", None, None);
         for garbage in ["", "-- Logs begin --", "[]", "{\"MESSAGE\":", "null", "\"x\""] {
             assert_eq!(entry(garbage.as_bytes(), &zone), None, "{garbage}");
+        }
+    }
+
+    /// The most memory that this process has had since it was last asked, in bytes.
+    fn most_memory() -> Option<usize> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        std::fs::write("/proc/self/clear_refs", "5").ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? << 10)
+    }
+
+    #[test]
+    fn an_entry_takes_no_more_memory_than_its_bytes_whatever_it_is_made_of() {
+        for name in ["MESSAGE", "OTHER"] {
+            let bomb = format!("{{\"{name}\":[{}[]],\"__CURSOR\":\"s=1\"}}", "[],".repeat(2_700_000));
+            let Some(_) = most_memory() else {
+                return println!("skipped: /proc does not say what memory is used");
+            };
+            let Some(before) = most_memory() else { return };
+            let found = entry(bomb.as_bytes(), &TimeZone::UTC).unwrap();
+            assert_eq!(found.cursor.as_deref(), Some("s=1"));
+            let more = most_memory().unwrap().saturating_sub(before);
+            // Other tests run beside this one.
+            assert!(more < 48 << 20, "{name}: {more} bytes more");
         }
     }
 }

@@ -44,16 +44,19 @@ impl Folder {
         open_file(&self.path)
     }
 
-    /// The files behind the one of that identity and age, oldest first; the last is at the path.
-    pub fn behind(&self, last: Option<(Id, (i64, i64))>) -> io::Result<Vec<File>> {
-        let mut behind = last.map_or_else(Vec::new, |(id, age)| self.rotated_behind(id, age));
-        // What goes between listing and opening is newer than what is left: it is found under its next name, or lost.
-        let mut files: Vec<File> =
-            behind.drain(..).filter_map(|rotated| File::open(rotated.path).ok()).collect();
-        match File::open(&self.path) {
-            Ok(file) => files.push(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    /// The files behind the one of that identity and age, oldest first, `most` of them; the last of all is at the path.
+    pub fn behind(&self, last: Option<(Id, (i64, i64))>, most: usize) -> io::Result<Vec<File>> {
+        let behind = last.map_or_else(Vec::new, |(id, age)| self.rotated_behind(id, age));
+        let is_all = behind.len() < most;
+        // One that goes between listing and opening is found under its next name, by the next look.
+        let opened = behind.into_iter().take(most).map_while(|rotated| File::open(rotated.path).ok());
+        let mut files: Vec<File> = opened.collect();
+        if is_all {
+            match File::open(&self.path) {
+                Ok(file) => files.push(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(files)
     }

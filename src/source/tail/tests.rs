@@ -337,3 +337,23 @@ fn a_file_of_the_same_length_is_another() {
         assert!(reader.lines.last().is_some_and(|line| line.ends_with('4')));
     }
 }
+
+/// More files than are looked for at a time, most of them empty.
+#[test]
+fn very_many_rotations_are_read_in_order() {
+    let folder = Logs::new("many");
+    let name = |number: usize| folder.path(&if number == 0 { String::new() } else { format!(".{number}") });
+    for number in 0..=40 {
+        fs::write(
+            name(number),
+            if number % 7 == 0 { format!("line {:09}\n", 40 - number) } else { String::new() },
+        )
+        .unwrap();
+    }
+    let oldest = Open::new(File::open(name(40)).unwrap(), 0).unwrap();
+    let place = Place { cursor: oldest.cursor, ..Place::default() };
+    let mut reader = Reader::of(folder.open("", Some(&place)));
+    reader.read_to(6);
+    let numbers: Vec<&str> = reader.lines.iter().map(|line| line[5..].trim_start_matches('0')).collect();
+    assert_eq!(numbers, ["5", "12", "19", "26", "33", "40"]);
+}

@@ -6,6 +6,7 @@
 mod event;
 mod feed;
 pub(crate) mod inbox;
+pub(crate) mod notices;
 mod outbox;
 mod reader;
 mod responder;
@@ -29,6 +30,7 @@ use thiserror::Error;
 pub use self::event::{BadFrames, Channel, Counters, Event, Gap, GapCause, Sample, Stream};
 use self::feed::Feed;
 use self::inbox::{Inbox, Item};
+use self::notices::Kind;
 use self::reader::Reader;
 pub use self::responder::Responder;
 use self::shared::{Incoming, Shared};
@@ -342,7 +344,7 @@ impl Link {
             self.patience = None;
             let baud = self.address.as_ref().map_or(0, |address| address.baud);
             let instead = self.worker.shared.incoming().glance.instead(baud);
-            self.feed.notice(instead);
+            self.feed.notice(Kind::Other, instead);
         }
     }
 

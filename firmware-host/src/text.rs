@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::address::SerialAddress;
 use crate::lines::{Begin, LineCounters, LineKind, Lines};
+use crate::link::notices::{Kind, Notices};
 use crate::port::PortError;
 use crate::redial::{Redial, back, refusal};
 use crate::serial::{Got, Port};
@@ -24,6 +25,7 @@ pub struct SerialText {
     lines: Lines,
     stop: Arc<AtomicBool>,
     notice: fn(&str),
+    notices: Notices,
     room: Box<[u8]>,
 }
 
@@ -54,6 +56,7 @@ impl SerialText {
             lines,
             stop,
             notice,
+            notices: Notices::default(),
             room: vec![0; READ_BYTES].into(),
         })
     }
@@ -81,11 +84,17 @@ impl SerialText {
         true
     }
 
+    fn tell(&mut self, kind: Kind, notice: String) {
+        if let Some(notice) = self.notices.tell(kind, notice, Instant::now()) {
+            (self.notice)(&notice);
+        }
+    }
+
     /// The port has gone: looks for it until it is back, where it is waited for.
     fn hang_up(&mut self) {
         self.port = None;
         self.lines.hang_up();
-        (self.notice)(&format!("{} has gone", self.address.port));
+        self.tell(Kind::Gone, format!("{} has gone", self.address.port));
         if !self.address.reconnect {
             return;
         }
@@ -104,7 +113,7 @@ impl SerialText {
         let say = |why: String| (self.notice)(&why);
         if let Some((port, after)) = self.redial.wait(&self.address, has_spoken, pause, say) {
             self.lines.come_back();
-            (self.notice)(&back(&port, after));
+            self.tell(Kind::Back, back(&port, after));
             self.port = Some(port);
         }
     }
@@ -171,6 +180,25 @@ mod tests {
         let counts = [&counters.cut, &counters.headers, &counters.reconnects];
         assert_eq!(counts.map(|counter| counter.load(Ordering::Relaxed)), [1, 1, 1]);
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_goes_again_and_again_is_not_told_of_each_time() {
+        static TOLD: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let path = std::env::temp_dir().join(format!("mcedge-text-flaps-{}", std::process::id()));
+        let _board = plug(&path);
+        let address = path.display().to_string().parse().unwrap();
+        let notice = |_: &str| {
+            TOLD.fetch_add(1, Ordering::Relaxed);
+        };
+        let mut text = SerialText::open(&address, LineKind::Rows, Arc::default(), notice).unwrap();
+        for _ in 0..40 {
+            text.has_spoken = true;
+            text.hang_up();
+            assert!(text.port.is_some());
+        }
+        assert_eq!(TOLD.load(Ordering::Relaxed), 64);
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What came, to events: which samples are new, what is missing before them, and when they were taken.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use mcedge_wire::{Samples, State, Status};
 
 use super::LinkError;
 use super::event::{Event, Gap, GapCause, Sample, Stream};
 use super::inbox::{At, Head, Item};
+use super::notices::{Kind, Notices};
 use crate::address::StreamName;
 use crate::clock::{Clock, ClockFit};
 use crate::track::{Missing, Place, Track};
@@ -16,6 +18,7 @@ pub struct Feed {
     pub stream: Stream,
     pub track: Track,
     meaning: Meaning,
+    notices: Notices,
     clock: Clock,
     frame: Frame,
     /// What is given before the frame's next sample: a handful at most, of one item.
@@ -80,6 +83,7 @@ impl Feed {
         Feed {
             stream,
             meaning: Meaning { wanted, boot, is_sure: true },
+            notices: Notices::default(),
             track: Track::default(),
             clock: Clock::new(),
             frame: Frame::default(),
@@ -143,8 +147,9 @@ impl Feed {
     }
 
     /// Tells a person something.
-    pub fn notice(&mut self, notice: String) {
-        self.staged.push_back(Staged::Notice(notice));
+    pub fn notice(&mut self, kind: Kind, notice: String) {
+        let notice = self.notices.tell(kind, notice, Instant::now());
+        self.staged.extend(notice.map(Staged::Notice));
     }
 
     /// Takes an item, when the ones before have been given; `data` are the bytes of its samples.
@@ -167,10 +172,10 @@ impl Feed {
             Item::Samples { .. } | Item::Descriptor { .. } | Item::Status { .. } => {}
             Item::Unplugged => {
                 (self.is_unplugged, self.meaning.is_sure) = (true, false);
-                self.notice("the port has gone".into());
+                self.notice(Kind::Gone, "the port has gone".into());
             }
-            Item::Back { notice } => self.notice(notice.clone()),
-            Item::Notice(notice) => self.notice(notice.clone()),
+            Item::Back { notice } => self.notice(Kind::Back, notice.clone()),
+            Item::Notice(notice) => self.notice(Kind::Other, notice.clone()),
         }
         Ok(())
     }
@@ -212,13 +217,16 @@ impl Feed {
             return Err(LinkError::Channels { found: stream.to_string(), expected: self.stream.to_string() });
         }
         if self.stream.rate_hz != stream.rate_hz {
-            self.notice(format!(
-                "the board's rate is {} Hz now, {} Hz before",
-                stream.rate_hz, self.stream.rate_hz
-            ));
+            self.notice(
+                Kind::Rate,
+                format!("the board's rate is {} Hz now, {} Hz before", stream.rate_hz, self.stream.rate_hz),
+            );
         }
         if self.stream.id != stream.id {
-            self.notice(format!("the stream's number is {} now, {} before", stream.id, self.stream.id));
+            self.notice(
+                Kind::Number,
+                format!("the stream's number is {} now, {} before", stream.id, self.stream.id),
+            );
         }
         self.stream = stream.clone();
         (self.meaning.boot, self.meaning.is_sure) = (boot, true);
@@ -237,7 +245,10 @@ impl Feed {
     pub fn give_up(&mut self, head: Head, samples: u32) {
         let head = Head { sequence: head.sequence.wrapping_add(samples), ..head };
         self.track(head, |track, place| track.told(place, false));
-        self.notice(format!("{samples} samples are left out: the board has not said what they are"));
+        self.notice(
+            Kind::LeftOut,
+            format!("{samples} samples are left out: the board has not said what they are"),
+        );
     }
 
     fn take_samples(&mut self, head: Head, samples: &Samples<'_>) -> Result<(), LinkError> {
@@ -297,7 +308,7 @@ impl Feed {
             self.clock.restart();
             self.last_device_us = None;
             self.dropped = 0;
-            self.notice("the board has started over".into());
+            self.notice(Kind::StartedOver, "the board has started over".into());
         }
         followed
     }
@@ -342,7 +353,10 @@ impl Feed {
         let step_us = now_us - before_us;
         if step_us.abs() > CLOCK_STEP_US {
             self.wall_us = Some(now_us);
-            self.notice(format!("this machine's clock has been set by {:+.3} s", step_us as f64 / 1e6));
+            self.notice(
+                Kind::ClockSet,
+                format!("this machine's clock has been set by {:+.3} s", step_us as f64 / 1e6),
+            );
         }
     }
 }
@@ -495,6 +509,16 @@ mod tests {
             status(&mut feed, head(3, 0, 0), State::Running, count);
         }
         assert_eq!(feed.dropped_by_board(), 10 + (1 << 32));
+    }
+
+    #[test]
+    fn a_board_that_goes_mad_is_not_told_of_at_each_frame() {
+        let mut feed = feed();
+        let boots = [1, 2].into_iter().cycle().take(5_000);
+        let told: Vec<_> = boots.flat_map(|boot| samples(&mut feed, head(boot, 0, 0))).collect();
+        assert_eq!(told.iter().filter(|told| told.contains(" at ")).count(), 5_000);
+        let over = told.iter().filter(|told| told.contains("has started over")).count();
+        assert!((10..60).contains(&over), "{over}");
     }
 
     #[test]

@@ -3,10 +3,15 @@
 //! What it destroys is known exactly: the [`Ledger`] is read back from the bytes that a host could read.
 
 mod board;
+mod clock;
 mod damage;
+mod error;
 mod ledger;
 mod line;
+mod options;
+mod play;
 mod random;
+mod talk;
 #[cfg(test)]
 mod tests;
 
@@ -17,14 +22,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use mcedge_wire::Element;
-use mcedge_wire::{Body, Decoder, EncodeError, State};
+use mcedge_wire::{Decoder, State};
 
 use board::Board;
-use damage::damage;
+use clock::Clock;
+pub use error::SimError;
 use ledger::Account;
 pub use ledger::{Boot, Ledger};
 use line::Line;
-use random::Random;
+pub use options::{Channel, Every, Faults, Format, SimOptions, Source};
 
 /// A line that nobody reads is given up after this.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -36,109 +42,6 @@ const TICK: Duration = Duration::from_millis(20);
 const STATUS: Duration = Duration::from_secs(1);
 /// From one word that all has been played to the next.
 const ENDED: Duration = Duration::from_millis(200);
-
-/// What a simulated board samples.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Source {
-    /// The number of its stream; 0 to 254.
-    pub stream: u8,
-    /// The stream's name, of at most 24 bytes.
-    pub name: String,
-    /// Rows a second.
-    pub rate_hz: f32,
-    /// Whether a host may ask for another rate.
-    pub has_any_rate: bool,
-    /// What numbers are sent as.
-    pub element: Element,
-    /// What a row has, 1 to 32.
-    pub channels: Vec<Channel>,
-}
-
-/// A channel of a [`Source`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Channel {
-    /// Its name, of at most 24 bytes.
-    pub name: String,
-    /// Its unit, of at most 8 bytes.
-    pub unit: String,
-    /// What a number on the wire is multiplied with to be in this unit; rows are in the unit.
-    pub scale: f32,
-}
-
-/// How a board talks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// The protocol of `mcedge-wire`.
-    Frames {
-        /// Samples a frame.
-        samples: usize,
-    },
-    /// A header, then a line of numbers a row, commas between.
-    Csv,
-    /// Such lines without a header.
-    EdgeImpulse,
-}
-
-/// How a recording is played.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SimOptions {
-    /// A link that leads to the pseudo-terminal; gone while the line is pulled out.
-    pub link: Option<PathBuf>,
-    /// How the board talks.
-    pub format: Format,
-    /// How many times as fast as the rate; 0: as fast as the line takes it.
-    pub speed: f64,
-    /// Bits a second of the line, ten a byte; else as fast as it goes.
-    pub baud: Option<u32>,
-    /// Does not wait to be started.
-    pub free_run: bool,
-    /// How long a host is told that all has been played, if it does not hang up.
-    pub grace: Duration,
-    /// What goes wrong.
-    pub faults: Faults,
-}
-
-/// What goes wrong: none of it by default. The seed decides what happens to which frame; probabilities are 0 to 1.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Faults {
-    /// What all chance comes from.
-    pub seed: u64,
-    /// Of a byte, that a bit of it turns.
-    pub flip: f64,
-    /// Of a byte, that it is lost.
-    pub lose: f64,
-    /// Of a frame, that it comes twice.
-    pub duplicate: f64,
-    /// Of a frame, that there is garbage before it.
-    pub garbage: f64,
-    /// Of a frame, that one before it is longer than any may be.
-    pub oversized: f64,
-    /// Of a frame of samples, that the board has no room for it, and counts it.
-    pub drop: f64,
-    /// Nothing is sent for a time; what was sampled comes late.
-    pub stall: Option<Every>,
-    /// The line is pulled out for a time; what is sampled meanwhile is lost.
-    pub unplug: Option<Every>,
-    /// Pulls it out in the middle of a frame.
-    pub cut: bool,
-    /// The board has its power from the line: pulled out, it starts over, and the recording waits.
-    pub power_cycle: bool,
-    /// The board starts over after so many rows.
-    pub reset: Option<u64>,
-    /// How much faster its clock is than true, in millionths.
-    pub drift_ppm: f64,
-    /// A frame's time is off by up to this, in µs, either way.
-    pub jitter_us: u32,
-}
-
-/// A fault that comes again and again.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Every {
-    /// Rows from one to the next.
-    pub rows: u64,
-    /// How long it holds.
-    pub time: Duration,
-}
 
 /// An answer of the model, as the board got it.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,63 +56,6 @@ pub struct Answer {
     pub values: Vec<f32>,
     /// Such a sample was taken at this time.
     pub is_right: bool,
-}
-
-/// Why there is no simulated board, or no more.
-#[derive(Debug, thiserror::Error)]
-pub enum SimError {
-    /// No pseudo-terminal.
-    #[error("no pseudo-terminal")]
-    Pty(#[source] serialport::Error),
-    /// Something of the system failed.
-    #[error("{what}")]
-    Io {
-        /// What it was.
-        what: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// Too many or none.
-    #[error("the rows have {found} channels, expected 1 to {}", mcedge_wire::MAX_CHANNELS)]
-    Channels {
-        /// How many there are.
-        found: usize,
-    },
-    /// A frame has no room for so many.
-    #[error("{found} samples a frame, expected 1 to {most} of these")]
-    SamplesPerFrame {
-        /// How many were asked for.
-        found: usize,
-        /// How many there may be.
-        most: usize,
-    },
-    /// A row of another width.
-    #[error("row {row} has {found} numbers, expected {expected}")]
-    Row {
-        /// Which, from 0.
-        row: u64,
-        /// Its width.
-        found: usize,
-        /// The count of channels.
-        expected: usize,
-    },
-    /// A name, a unit, a rate or a scale that cannot be.
-    #[error("the board cannot say what it is: {0}")]
-    Record(EncodeError),
-}
-
-impl Default for SimOptions {
-    fn default() -> Self {
-        SimOptions {
-            link: None,
-            format: Format::Frames { samples: 1 },
-            speed: 1.0,
-            baud: None,
-            free_run: false,
-            grace: Duration::from_secs(5),
-            faults: Faults::default(),
-        }
-    }
 }
 
 /// A board that plays rows.
@@ -260,17 +106,6 @@ struct Replies {
     greeting: bool,
     describe: bool,
     status: bool,
-}
-
-/// When samples are due, and what the board's clock says.
-struct Clock {
-    /// When sample `from` is due.
-    start: Instant,
-    from: u64,
-    /// The board's time of it.
-    from_us: u64,
-    /// True seconds for a second of the recording; 0: it is played as fast as it goes.
-    pace: f64,
 }
 
 /// What the loop does next.
@@ -412,118 +247,6 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
         Ok(Some(Step::Again))
     }
 
-    /// Nobody listens: what is due is sampled and lost. A recording without a pace waits.
-    fn miss(&mut self) -> Result<Step, SimError> {
-        while self.clock.pace > 0.0 && self.is_running && !self.is_played {
-            if self.due_in() > Duration::ZERO {
-                break;
-            }
-            self.sample(|_, _| Ok(()))?;
-        }
-        Ok(Step::Wait(TICK))
-    }
-
-    /// How long until the next frame is full.
-    fn due_in(&self) -> Duration {
-        let last = self.board.next() + self.count() - 1;
-        self.clock.due(last, self.board.rate_hz()).saturating_duration_since(Instant::now())
-    }
-
-    /// Samples of the next frame: none goes across a fault.
-    fn count(&self) -> u64 {
-        let row = self.account.ledger.rows;
-        let faults = [self.next_stall, self.next_unplug, self.next_reset];
-        let until = faults.into_iter().filter(|&at| at > row).min().unwrap_or(u64::MAX);
-        self.board.samples_per_frame().min(until - row)
-    }
-
-    /// The next frame, when it is due and no fault comes first.
-    fn play(&mut self) -> Result<Step, SimError> {
-        let (row, now) = (self.account.ledger.rows, Instant::now());
-        let Faults { stall, unplug, reset, cut, .. } = self.options.faults.clone();
-        if row >= self.next_reset {
-            self.next_reset = row + reset.unwrap_or(u64::MAX / 2).max(1);
-            self.reset();
-            return Ok(Step::Again);
-        }
-        if let Some(unplug) = unplug.filter(|_| row >= self.next_unplug) {
-            self.next_unplug = row + unplug.rows.max(1);
-            self.pull_by = Some(now + DRAIN);
-            if cut {
-                self.send_samples()?;
-                self.out.truncate(self.out.len() / 2);
-            }
-            return Ok(Step::Again);
-        }
-        if let Some(stall) = stall.filter(|_| row >= self.next_stall) {
-            self.next_stall = row + stall.rows.max(1);
-            self.still_until = Some(now + stall.time);
-            self.account.ledger.stalls += 1;
-            return Ok(Step::Again);
-        }
-        let due = self.due_in();
-        if due > Duration::ZERO && self.clock.pace > 0.0 {
-            return Ok(Step::Wait(due.min(TICK)));
-        }
-        self.send_samples()?;
-        Ok(Step::Again)
-    }
-
-    fn send_samples(&mut self) -> Result<(), SimError> {
-        let row = self.account.ledger.rows;
-        let faults = &self.options.faults;
-        let (drops, seed) = (faults.drop, faults.seed);
-        if Random::of(seed, !row).happens(drops) {
-            let taken = self.sample(|_, _| Ok(()))?;
-            self.board.dropped = self.board.dropped.wrapping_add(taken as u32);
-            self.account.ledger.dropped += taken;
-            return Ok(());
-        }
-        let mut frame = Vec::new();
-        let taken = self.sample(|board, samples| {
-            frame.extend(board.samples(&samples.rows, samples.time_us, samples.span_us)?);
-            Ok(())
-        })?;
-        if taken > 0 {
-            if self.board.is_text() {
-                self.account.expect_line(Some(row), &frame);
-            }
-            self.put(row << 1, &frame);
-        }
-        Ok(())
-    }
-
-    /// Takes the rows of a frame, after `see` has had them; says how many.
-    fn sample(
-        &mut self,
-        see: impl FnOnce(&mut Board, &Taken) -> Result<(), SimError>,
-    ) -> Result<u64, SimError> {
-        let (row, width, rate_hz) = (self.account.ledger.rows, self.board.channels(), self.board.rate_hz());
-        let most = self.count();
-        let (mut rows, mut count) = (Vec::new(), 0);
-        for values in self.rows.by_ref().take(most as usize) {
-            if values.len() != width {
-                return Err(SimError::Row { row: row + count, found: values.len(), expected: width });
-            }
-            rows.extend(values);
-            count += 1;
-        }
-        self.is_played |= self.rows.peek().is_none();
-        if count == 0 {
-            return Ok(0);
-        }
-        let first = self.board.next();
-        let jitter_us = jitter_us(&self.options.faults, row);
-        let time_of = |sequence| self.clock.time_us(sequence, rate_hz).saturating_add_signed(jitter_us);
-        let time_us = time_of(first);
-        let span_us = u32::try_from(time_of(first + count - 1) - time_us).unwrap_or(u32::MAX);
-        see(&mut self.board, &Taken { rows, time_us, span_us })?;
-        let of = |at: u64| time_us + u64::from(span_us) * at / (count - 1).max(1);
-        self.board.take((0..count).map(of));
-        self.account.take(count);
-        Ok(count)
-    }
-
     /// All has been played: says so until the host hangs up.
     fn end(&mut self) -> Result<Step, SimError> {
         let is_first = self.ended.is_none();
@@ -633,185 +356,6 @@ impl<R: Iterator<Item = Vec<f32>>> Simulator<R> {
             _ => next_us,
         }
     }
-
-    /// Puts a frame into the cable.
-    fn put(&mut self, thing: u64, frame: &[u8]) {
-        if self.sent == self.out.len() {
-            self.out.clear();
-            self.sent = 0;
-        }
-        damage(&self.options.faults, thing, frame, &mut self.out, &mut self.account.ledger);
-    }
-
-    /// Writes what the line takes now.
-    fn write(&mut self) -> Result<(), SimError> {
-        if self.still_until.is_some() {
-            return Ok(());
-        }
-        let Some(line) = self.line.as_mut().filter(|line| line.is_ready()) else { return Ok(()) };
-        while self.sent < self.out.len() {
-            let now = Instant::now();
-            let mut piece = &self.out[self.sent..];
-            if let Some(baud) = self.options.baud {
-                if now < self.free_at {
-                    return Ok(());
-                }
-                // As much as goes in a millisecond: a real line has no larger buffer that empties at once.
-                piece = &piece[..piece.len().min((baud as usize / 10_000).max(1))];
-            }
-            let count = line.write(piece).map_err(line_failed)?;
-            if count == 0 {
-                return Ok(());
-            }
-            self.account.write(&piece[..count]);
-            self.sent += count;
-            if let Some(baud) = self.options.baud {
-                // A loop that woke late catches up a little.
-                let from = self.free_at.max(now.checked_sub(TICK).unwrap_or(now));
-                self.free_at = from + Duration::from_secs_f64(count as f64 * 10.0 / f64::from(baud.max(1)));
-            }
-        }
-        Ok(())
-    }
-
-    fn wait(&mut self, time: Duration) -> Result<(), SimError> {
-        let now = Instant::now();
-        let has_more = self.sent < self.out.len() && self.still_until.is_none();
-        match &self.line {
-            // Nothing tells when there is room again.
-            Some(line) if has_more && line.is_ready() => line.wait(time.min((self.free_at - now).max(ROOM))),
-            Some(line) => line.wait(time),
-            None => {
-                std::thread::sleep(time);
-                Ok(())
-            }
-        }
-        .map_err(line_failed)
-    }
-
-    /// Gives a host the time to read the rest; says how many bytes it did not.
-    fn drain(&mut self, most: Duration) -> Result<usize, SimError> {
-        let Some(line) = &mut self.line else { return Ok(0) };
-        let by = Instant::now() + most;
-        while line.is_open() && !line.is_drained().map_err(line_failed)? && Instant::now() < by {
-            line.wait(ROOM).map_err(line_failed)?;
-        }
-        line.take_unread().map_err(line_failed)
-    }
-
-    /// Takes what the host says, and sees whether it has gone.
-    fn listen(&mut self) -> Result<(), SimError> {
-        let has_spoken = self.hear()?;
-        let Some(line) = &mut self.line else { return Ok(()) };
-        if line.has_lost_its_host(has_spoken).map_err(line_failed)? {
-            // What it said last may have come since.
-            self.hear()?;
-            self.hang_up()?;
-            // Nobody is left who could be told that all was played.
-            self.ended = self.ended.and_then(|ended| ended.checked_sub(self.options.grace));
-        }
-        Ok(())
-    }
-
-    /// Takes all that has come; whether there was anything.
-    fn hear(&mut self) -> Result<bool, SimError> {
-        let (mut room, mut has_spoken) = ([0; 4096], false);
-        loop {
-            let Some(line) = &mut self.line else { return Ok(has_spoken) };
-            let count = line.read(&mut room).map_err(line_failed)?;
-            if count == 0 {
-                return Ok(has_spoken);
-            }
-            has_spoken = true;
-            if !self.board.is_text() {
-                self.obey(&room[..count]);
-            }
-        }
-    }
-
-    fn obey(&mut self, mut bytes: &[u8]) {
-        let (board, ledger) = (&mut self.board, &mut self.account.ledger);
-        while let Some(record) = self.decoder.next(&mut bytes) {
-            let Ok(record) = record else {
-                board.bad = board.bad.wrapping_add(1);
-                ledger.bad_commands += 1;
-                continue;
-            };
-            board.received = board.received.wrapping_add(1);
-            ledger.commands += 1;
-            match record.body {
-                Body::Describe => (self.replies.describe, self.replies.status) = (true, true),
-                Body::Start if !self.is_running => {
-                    (self.is_running, self.is_held) = (true, false);
-                    self.clock.start_at(board.next(), Instant::now());
-                }
-                Body::Stop => (self.is_running, self.is_held) = (false, true),
-                Body::Rate(rate_hz) => {
-                    if self.has_any_rate {
-                        self.clock.turn(board.next(), board.rate_hz());
-                        board.set_rate_hz(rate_hz);
-                    }
-                    self.replies.describe = true;
-                }
-                Body::Prediction(prediction) => {
-                    let is_right = board.is_answer(record.sequence, record.time_us);
-                    ledger.predictions += 1;
-                    ledger.wrong_predictions += u64::from(!is_right);
-                    (self.on_answer)(&Answer {
-                        sequence: record.sequence,
-                        time_us: record.time_us,
-                        score: prediction.score,
-                        values: prediction.values.iter().collect(),
-                        is_right,
-                    });
-                }
-                Body::Start | Body::Descriptor(_) | Body::Samples(_) | Body::Status(_) => {}
-            }
-        }
-    }
-}
-
-/// The rows of a frame.
-struct Taken {
-    /// `[samples, channels]`.
-    rows: Vec<f32>,
-    time_us: u64,
-    span_us: u32,
-}
-
-impl Clock {
-    /// When sample `sequence` is due.
-    fn due(&self, sequence: u64, rate_hz: f64) -> Instant {
-        let recorded = sequence.saturating_sub(self.from) as f64 / rate_hz;
-        self.start + Duration::try_from_secs_f64(recorded * self.pace).unwrap_or(Duration::MAX / 4)
-    }
-
-    /// The board's time of sample `sequence`.
-    fn time_us(&self, sequence: u64, rate_hz: f64) -> u64 {
-        self.from_us + (sequence.saturating_sub(self.from) as f64 * 1e6 / rate_hz).round() as u64
-    }
-
-    /// Sample `next` is due now, and the board's clock has gone on.
-    fn start_at(&mut self, next: u64, now: Instant) {
-        if next > 0 && self.pace > 0.0 {
-            self.from_us += ((now - self.start).as_secs_f64() * 1e6 / self.pace) as u64;
-        } else if next > 0 {
-            return;
-        }
-        (self.start, self.from) = (now, next);
-    }
-
-    /// From sample `next` on, another rate holds.
-    fn turn(&mut self, next: u64, rate_hz: f64) {
-        (self.start, self.from_us) = (self.due(next, rate_hz), self.time_us(next, rate_hz));
-        self.from = next;
-    }
-}
-
-/// How far the time of the frame that begins with `row` is off.
-fn jitter_us(faults: &Faults, row: u64) -> i64 {
-    let width = 2 * u64::from(faults.jitter_us) + 1;
-    Random::of(!faults.seed, row).below(width) as i64 - i64::from(faults.jitter_us)
 }
 
 fn line_failed(source: io::Error) -> SimError {

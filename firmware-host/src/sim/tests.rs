@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mcedge_wire::{ALL_STREAMS, MAX_FRAME, Prediction, Record, Status, Values, encode};
+use mcedge_wire::{ALL_STREAMS, Body, MAX_FRAME, Prediction, Record, Status, Values, encode};
 
 use super::*;
 

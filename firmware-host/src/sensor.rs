@@ -70,7 +70,11 @@ pub type AnySensor = Box<dyn Sensor + Send>;
 const TRIES: usize = 3;
 /// How often a sensor that does not answer is set up anew: it may have been without power.
 const SET_UP: Duration = Duration::from_secs(1);
-/// How often a sensor that has been stopped looks whether it is to go on.
+/// A sensor is asked for no lower rate while it runs.
+const LEAST_HZ: f32 = 1e-5;
+/// From one sample to the next, at most and at least, whatever rate a sensor says that it took.
+const PERIODS: (Duration, Duration) = (Duration::from_micros(1), Duration::from_secs(100_000));
+/// How often a sensor that takes no sample looks what is wanted of it.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Opens the bus and makes the sensor ready.
@@ -168,9 +172,14 @@ impl Sampler {
     }
 
     pub fn run(mut self) {
-        let mut due = Instant::now();
+        let (mut due, mut rate_hz) = (Instant::now(), self.rate_hz);
         while !self.shared.is_closing() {
-            if !self.obey() {
+            let runs = self.obey();
+            if rate_hz != self.rate_hz {
+                // The sample that was due at the rate before may have been far away.
+                (due, rate_hz) = (Instant::now(), self.rate_hz);
+            }
+            if !runs {
                 thread::park_timeout(LOOK);
                 due = Instant::now();
                 continue;
@@ -178,13 +187,14 @@ impl Sampler {
             let late = match Instant::now().checked_duration_since(due) {
                 Some(late) => late,
                 None => {
-                    thread::park_timeout(due.saturating_duration_since(Instant::now()));
+                    // What the link wants may change meanwhile.
+                    thread::park_timeout(due.saturating_duration_since(Instant::now()).min(LOOK));
                     continue;
                 }
             };
-            let period = Duration::from_secs_f32(1.0 / self.rate_hz);
+            let period = period(self.rate_hz);
             // Those for which this comes too late.
-            let missed = (late.as_nanos() / period.as_nanos().max(1)) as u32;
+            let missed = u32::try_from(late.as_nanos() / period.as_nanos()).unwrap_or(u32::MAX - 1);
             self.sequence = self.sequence.wrapping_add(missed);
             due += period * (missed + 1);
             self.sample(due);
@@ -206,7 +216,7 @@ impl Sampler {
     }
 
     fn set_rate(&mut self, rate_hz: f32) {
-        match self.sensor.set_rate(rate_hz) {
+        match self.sensor.set_rate(rate_hz.max(LEAST_HZ)) {
             Ok(found_hz) => {
                 self.rate_hz = found_hz;
                 let stream = Box::new(stream(&*self.sensor, found_hz.into()));
@@ -286,6 +296,12 @@ impl Sampler {
         self.shared.incoming().inbox.push(item);
         self.shared.unpark_owner();
     }
+}
+
+/// From one sample to the next.
+fn period(rate_hz: f32) -> Duration {
+    let (least, most) = PERIODS;
+    Duration::try_from_secs_f32(1.0 / rate_hz).unwrap_or(most).clamp(least, most)
 }
 
 #[cfg(test)]
@@ -401,6 +417,27 @@ mod tests {
         link.start();
         events(&mut link, |event| matches!(event, Event::Sample(_)));
         assert_eq!((link.stream().rate_hz, link.counters().predictions_sent), (100.0, 0));
+    }
+
+    #[test]
+    fn no_rate_ends_the_sampling() {
+        for rate_hz in [f32::MIN_POSITIVE, 1e-38, 1e-12, 1e30, f32::MAX, f32::INFINITY, f32::NAN, 0.0, -1.0] {
+            assert!((PERIODS.0..=PERIODS.1).contains(&period(rate_hz)), "{rate_hz}");
+        }
+        let fake = Fake { reads: 0, failing: 0..0, set_ups: Arc::default() };
+        let mut link = Link::open_sensor(Box::new(fake), 200.0, &LinkOptions::default()).unwrap();
+        events(&mut link, |event| matches!(event, Event::Sample(_)));
+        link.rate(f32::MIN_POSITIVE);
+        events(
+            &mut link,
+            |event| matches!(event, Event::Notice(notice) if notice.contains("rate is 0.0000")),
+        );
+        link.rate(100.0);
+        events(
+            &mut link,
+            |event| matches!(event, Event::Notice(notice) if notice.contains("rate is 100 Hz")),
+        );
+        events(&mut link, |event| matches!(event, Event::Sample(_)));
     }
 
     #[test]

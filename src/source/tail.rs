@@ -1,7 +1,7 @@
 //! `tail://PATH`: the lines that are written to a file, through rotation and truncation.
 //!
-//! The path is looked at every [`POLL`]. A file that is renamed is read to its end, and until its writer has been silent for
-//! [`GRACE`], before the next; one that is cut short (`copytruncate`) is read on in its copy, if that is found, and then from
+//! The path is looked at every [`POLL`]. A file that is renamed is read to its end, and until the next has anything and the
+//! writer of this one has been silent for [`GRACE`] since, before the next; one that is cut short (`copytruncate`) is read on in its copy, if that is found, and then from
 //! its beginning. Files are told apart by device and inode, and one of the same inode by the bytes before the place where
 //! reading goes on.
 //!
@@ -35,7 +35,7 @@ use folder::Folder;
 
 /// What a cursor of a file begins with.
 const SCHEME: &str = "tail";
-/// How long the writer of a renamed file is silent before the next file's turn.
+/// How long the writer of a renamed file is silent, once the next has anything, before the next file's turn.
 const GRACE: Duration = Duration::from_secs(1);
 /// Files that are held open.
 const FILES_MAX: usize = 16;
@@ -49,7 +49,7 @@ const PIECES: usize = 64;
 pub struct Times {
     /// Between two looks.
     pub poll: Duration,
-    /// How long the writer of a renamed file is silent before the next file's turn.
+    /// How long the writer of a renamed file is silent, once the next has anything, before the next file's turn.
     pub grace: Duration,
 }
 
@@ -71,11 +71,11 @@ pub struct Tail {
     header: Vec<u8>,
     /// When the path was looked at.
     looked: Option<Instant>,
-    /// Whether the file is gone, and that is told.
+    /// Whether the path names nothing that can be followed, and that is told.
     is_gone: bool,
     /// What was read of a file and its window.
     buffer: Vec<u8>,
-    /// Since when nothing has come of the first file.
+    /// Since when nothing has come of the first file though the next has something.
     quiet: Option<Instant>,
 }
 
@@ -94,12 +94,49 @@ impl Id {
     fn cursor(self) -> String {
         format!("{SCHEME}:{}:{}", self.device, self.inode)
     }
+}
 
-    /// What [`Id::cursor`] has written.
-    fn parse(cursor: &str) -> Option<Self> {
-        let (device, inode) = cursor.strip_prefix(SCHEME)?.strip_prefix(':')?.split_once(':')?;
-        Some(Self { device: device.parse().ok()?, inode: inode.parse().ok()? })
+/// What a cursor says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Start {
+    id: Id,
+    /// CRC32 of the bytes before the place where reading begins, [`WINDOW`] at most, where nothing had been read yet: there is
+    /// no last line to know the file by.
+    window: Option<u32>,
+}
+
+impl Start {
+    fn of(open: &Open) -> Self {
+        let window = Some(&open.window).filter(|window| !window.is_empty());
+        Self { id: open.id, window: window.map(|window| crc32fast::hash(window)) }
     }
+
+    fn cursor(self) -> String {
+        let window = self.window.map_or_else(String::new, |window| format!(":{window:08x}"));
+        self.id.cursor() + &window
+    }
+
+    /// What [`Start::cursor`] or [`Id::cursor`] has written.
+    fn parse(cursor: &str) -> Option<Self> {
+        let mut parts = cursor.strip_prefix(SCHEME)?.strip_prefix(':')?.split(':');
+        let id = Id { device: parts.next()?.parse().ok()?, inode: parts.next()?.parse().ok()? };
+        let window = parts.next().map(|window| u32::from_str_radix(window, 16)).transpose().ok()?;
+        parts.next().is_none().then_some(Self { id, window })
+    }
+
+    /// Whether a file has those bytes before the place, which is where reading was to begin unless a line has been read.
+    fn is_in(self, file: &File, place: &Place) -> bool {
+        let Some(window) = self.window.filter(|_| place.last[0] == 0) else { return true };
+        bytes_before(file, place.offset).is_ok_and(|bytes| crc32fast::hash(&bytes) == window)
+    }
+}
+
+/// The bytes before a place, [`WINDOW`] at most.
+fn bytes_before(file: &File, at: u64) -> io::Result<Vec<u8>> {
+    let length = at.min(WINDOW);
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, at - length)?;
+    Ok(bytes)
 }
 
 /// The cursor of a file that is not there yet.
@@ -137,9 +174,7 @@ impl Open {
     fn new(file: File, at: u64) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let (id, changed) = (Id::of(&metadata), changed(&metadata));
-        let length = at.min(WINDOW);
-        let mut window = vec![0; length as usize];
-        file.read_exact_at(&mut window, at - length)?;
+        let window = bytes_before(&file, at)?;
         Ok(Self { file, id, cursor: id.cursor(), at, window, changed, is_done: false })
     }
 
@@ -206,7 +241,8 @@ impl Tail {
             buffer: Vec::new(),
             quiet: None,
         };
-        match saved.filter(|place| !place.cursor.is_empty()) {
+        let saved = saved.filter(|place| !place.cursor.is_empty());
+        match saved {
             Some(place) => tail.resume(place)?,
             None => tail.begin(from_start)?,
         }
@@ -216,7 +252,10 @@ impl Tail {
         if open.at > 0 {
             tail.header = first_line(&open.file)?.filter(|line| is_header(line)).unwrap_or_default();
         }
-        let mark = Mark { cursor: open.cursor.clone(), offset: Some(open.at - tail.assembler.pending()) };
+        // A last line that was read says more.
+        let has_line = saved.is_some_and(|place| place.last[0] > 0);
+        let cursor = if has_line { open.cursor.clone() } else { Start::of(open).cursor() };
+        let mark = Mark { cursor, offset: Some(open.at - tail.assembler.pending()) };
         Ok((tail, mark))
     }
 
@@ -225,8 +264,12 @@ impl Tail {
         let Some(file) = self.folder.open()? else { return Ok(()) };
         let length = file.metadata()?.len();
         let at = if from_start { 0 } else { line_start(&file, length)? };
-        if at == length && length > 0 && !ends_a_line(&file, length)? {
-            // A line that is too long already.
+        self.go_to(file, at)
+    }
+
+    /// Reads a file from a byte on, at which a line begins, or one goes on that is too long already.
+    fn go_to(&mut self, file: File, at: u64) -> Result<()> {
+        if at > 0 && !ends_a_line(&file, at)? {
             self.assembler.skip_line();
         }
         self.files.push_back(Open::new(file, at)?);
@@ -238,13 +281,13 @@ impl Tail {
         if place.cursor == nothing() {
             return self.begin(true);
         }
-        let Some(id) = Id::parse(&place.cursor) else {
+        let Some(start) = Start::parse(&place.cursor) else {
             bail!("the snapshot is of another input, {:?}, expected a file that is followed", place.cursor);
         };
-        match self.folder.find(id, place) {
+        match self.folder.find(start, place) {
             Some((file, is_done)) => {
-                let open = Open::new(file, place.offset)?;
-                self.files.push_back(Open { is_done, ..open });
+                self.go_to(file, place.offset)?;
+                self.files.iter_mut().for_each(|open| open.is_done = is_done);
                 Ok(())
             }
             None => {
@@ -259,26 +302,35 @@ impl Tail {
     }
 
     /// Looks whether the path names another file by now, and takes it in, and those between.
-    fn look(&mut self) -> io::Result<()> {
+    fn look(&mut self) {
         if self.looked.is_some_and(|looked| looked.elapsed() < self.times.poll)
             || self.files.len() >= FILES_MAX
         {
-            return Ok(());
+            return;
         }
         self.looked = Some(Instant::now());
-        let metadata = match fs::metadata(self.folder.path()) {
-            Ok(metadata) => metadata,
-            Err(error) => return self.gone(error),
-        };
-        let id = Id::of(&metadata);
-        if self.files.iter().all(|open| open.id != id) {
-            match self.folder.behind(self.files.back().map(Open::age).transpose()?, FILES_MAX) {
-                Ok(behind) => self.take_in(behind, self.files.len())?,
-                Err(error) => return self.gone(error),
-            }
+        match self.look_at_path() {
+            Ok(()) => self.is_gone = false,
+            Err(error) => self.gone(&error),
         }
-        self.is_gone = false;
-        Ok(())
+    }
+
+    fn look_at_path(&mut self) -> io::Result<()> {
+        let metadata = fs::metadata(self.folder.path())?;
+        if self.files.iter().any(|open| open.id == Id::of(&metadata)) {
+            return Ok(());
+        }
+        // Before the folder is listed: what cannot be opened now is asked for often.
+        drop(self.folder.now()?);
+        let last = self.files.back().map(Open::age).transpose()?;
+        self.take_in_behind(last, FILES_MAX, self.files.len())
+    }
+
+    /// Takes in what is behind a file, `most` of it, at that place among the files.
+    fn take_in_behind(&mut self, last: Option<(Id, (i64, i64))>, most: usize, at: usize) -> io::Result<()> {
+        let (behind, is_complete) = self.folder.behind(last, most);
+        self.take_in(behind, at)?;
+        is_complete
     }
 
     /// Takes in those of `files` that are not known yet, each behind the one before it, the first at that place.
@@ -302,18 +354,19 @@ impl Tail {
     /// of those that were cut short before they were read.
     fn look_behind_first(&mut self) -> io::Result<()> {
         let Some(first) = self.files.front() else { return Ok(()) };
-        // What cannot be opened is looked for again, and told, by the next look.
-        let behind = self.folder.behind(Some(first.age()?), 2 * FILES_MAX).unwrap_or_default();
-        self.take_in(behind, 1)
+        let age = first.age()?;
+        if let Err(error) = self.take_in_behind(Some(age), 2 * FILES_MAX, 1) {
+            self.gone(&error);
+        }
+        Ok(())
     }
 
-    /// What cannot be found may come back.
-    fn gone(&mut self, error: io::Error) -> io::Result<()> {
+    /// What cannot be found or read may come back: a new log has its mode and its owner after its name.
+    fn gone(&mut self, error: &io::Error) {
         if !self.is_gone {
             self.is_gone = true;
             self.teller.tell(format_args!("waits for the file: {error}"));
         }
-        Ok(())
     }
 
     /// Goes on in the copy of the first file, which has been cut short, and then from its start.
@@ -341,11 +394,16 @@ impl Tail {
 
     /// Whether the first file will bring nothing more, and there is one behind it.
     fn is_over(&mut self) -> bool {
-        let quiet = self.quiet.get_or_insert_with(Instant::now);
-        match self.files.len() {
-            0 | 1 => false,
-            // Somebody may still write to a file that was renamed just now.
-            2 => self.files[0].is_done || quiet.elapsed() >= self.times.grace,
+        match (self.files.get(1), self.files.len()) {
+            (None, _) => false,
+            // Somebody may still write to a file that was renamed, at least as long as nobody writes to the next.
+            (Some(next), 2) if !self.files[0].is_done => {
+                if next.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+                    self.quiet = None;
+                    return false;
+                }
+                self.quiet.get_or_insert_with(Instant::now).elapsed() >= self.times.grace
+            }
             _ => true,
         }
     }
@@ -389,7 +447,7 @@ impl Origin for Tail {
             return Ok(Came::Chunk(None));
         }
         for _ in 0..PIECES {
-            self.look()?;
+            self.look();
             let goes_on = self.read_piece(chunk)?;
             if !chunk.is_empty() {
                 let open = &self.files[0];
@@ -445,5 +503,5 @@ fn open_file(path: &Path) -> Result<Option<File>> {
     };
     ensure!(!metadata.is_dir(), "is a directory, expected a file");
     ensure!(metadata.is_file(), "is no file, which alone can be followed: give its path as it is");
-    File::open(path).map(Some).context("cannot be read")
+    folder::open_regular(path).map(Some).context("cannot be read")
 }

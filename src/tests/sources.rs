@@ -222,6 +222,19 @@ fn a_log_gives_the_rows_of_a_file_through_rotations_and_truncations() {
     assert_eq!(fs::read_to_string(output).unwrap(), rows_of(&folder, &lines(0, written)));
 }
 
+#[test]
+fn a_log_that_becomes_a_fifo_holds_no_run_up() {
+    let folder = own("fifo");
+    let (log, output) = (folder.join("app.log"), folder.join("out.csv"));
+    append(&log, &lines(0, 3));
+    let mut live = Live::start(&output, &[&format!("tail://{}?from=start", text(&log))], &[]);
+    live.wait_for_rows(3);
+    fs::rename(&log, folder.join("app.log.1")).unwrap();
+    assert!(Command::new("mkfifo").arg(&log).status().unwrap().success());
+    live.wait_for_words("waits for the file: what is there is no file");
+    live.stop();
+}
+
 /// Runs, with kills at random moments, of lines that come meanwhile, and compares with an undisturbed run over all of them.
 fn check_kills(name: &str, uri: impl Fn(&Path) -> String, path: &str, mut more: impl FnMut(&Path, usize)) {
     let folder = own(name);

@@ -2,17 +2,17 @@
 
 use std::cmp::Reverse;
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File, Metadata};
+use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::super::bytes::LINE_MAX;
 use super::super::saved::Place;
-use super::{Id, changed, open_file};
+use super::{Id, Start, changed, line_start, open_file};
 
 /// Entries of a folder that are looked at.
 const ENTRIES: usize = 10_000;
@@ -44,21 +44,34 @@ impl Folder {
         open_file(&self.path)
     }
 
-    /// The files behind the one of that identity and age, oldest first, `most` of them; the last of all is at the path.
-    pub fn behind(&self, last: Option<(Id, (i64, i64))>, most: usize) -> io::Result<Vec<File>> {
+    /// The file at the path, once it has been there.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, is no file any more, or cannot be read: all of it may pass.
+    pub fn now(&self) -> io::Result<File> {
+        open_regular(&self.path)
+    }
+
+    /// The files behind the one of that identity and age, oldest first, `most` of them; the last of all is at the path, unless
+    /// it cannot be opened: then why.
+    pub fn behind(&self, last: Option<(Id, (i64, i64))>, most: usize) -> (Vec<File>, io::Result<()>) {
         let behind = last.map_or_else(Vec::new, |(id, age)| self.rotated_behind(id, age));
         let is_all = behind.len() < most;
         // One that goes between listing and opening is found under its next name, by the next look.
-        let opened = behind.into_iter().take(most).map_while(|rotated| File::open(rotated.path).ok());
+        let opened = behind.into_iter().take(most).map_while(|rotated| open_regular(&rotated.path).ok());
         let mut files: Vec<File> = opened.collect();
-        if is_all {
-            match File::open(&self.path) {
-                Ok(file) => files.push(file),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        if !is_all {
+            return (files, Ok(()));
         }
-        Ok(files)
+        let last = match self.now() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            file => {
+                files.extend(file);
+                Ok(())
+            }
+        };
+        (files, last)
     }
 
     fn rotated_behind(&self, id: Id, age: (i64, i64)) -> Vec<Rotated> {
@@ -74,13 +87,16 @@ impl Folder {
     }
 
     /// The file of which a snapshot has read up to a place, and whether nobody writes to it: by its inode, where it has
-    /// the last line that was read; else a copy that has.
-    pub fn find(&self, id: Id, place: &Place) -> Option<(File, bool)> {
+    /// what is known of the bytes before; else a copy that has.
+    pub fn find(&self, start: Start, place: &Place) -> Option<(File, bool)> {
+        let id = start.id;
         let is_it = |path: &Path| {
-            let file = File::open(path).ok()?;
-            has_line(&file, place).then_some(file)
+            let file = open_regular(path).ok()?;
+            (has_line(&file, place) && start.is_in(&file, place)).then_some(file)
         };
-        let is_same = |path: &Path| fs::metadata(path).is_ok_and(|metadata| Id::of(&metadata) == id);
+        let is_same = |path: &Path| {
+            fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && Id::of(&metadata) == id)
+        };
         if is_same(&self.path)
             && let Some(file) = is_it(&self.path)
         {
@@ -90,8 +106,9 @@ impl Folder {
         if let Some(file) = others.filter(|path| is_same(path)).find_map(|path| is_it(&path)) {
             return Some((file, false));
         }
-        // Without a line there is nothing to know a copy by.
-        let mut copies: Vec<Rotated> = self.rotated().filter(|_| place.last[0] > 0).collect();
+        // Without any bytes there is nothing to know a copy by.
+        let is_known = place.last[0] > 0 || start.window.is_some();
+        let mut copies: Vec<Rotated> = self.rotated().filter(|_| is_known).collect();
         copies.sort_by_key(|copy| Reverse(changed(&copy.metadata)));
         copies.iter().find_map(|copy| is_it(&copy.path)).map(|file| (file, true))
     }
@@ -103,7 +120,7 @@ impl Folder {
         let mut copies: Vec<Rotated> = self.rotated().filter(is_copy).collect();
         copies.sort_by_key(|copy| Reverse(changed(&copy.metadata)));
         copies.iter().find_map(|copy| {
-            let file = File::open(&copy.path).ok()?;
+            let file = open_regular(&copy.path).ok()?;
             let mut found = vec![0; window.len()];
             file.read_exact_at(&mut found, at - window.len() as u64).ok()?;
             (found == window).then_some(file)
@@ -136,12 +153,22 @@ impl Folder {
     }
 }
 
-/// Whether a file has the last line that was read of it, before the place where reading goes on.
+/// Opens a file. What has become of a path is not waited for: a FIFO's writer may never come.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("what is there is no file")) }
+}
+
+/// Whether a file has the last line that was read of it, before the place where reading goes on; where none was, whether a
+/// line begins there.
 fn has_line(file: &File, place: &Place) -> bool {
     let [length, checksum] = place.last;
     let Some(start) = place.offset.checked_sub(length.into()) else { return false };
     if length as usize > LINE_MAX || file.metadata().map_or(0, |metadata| metadata.len()) < place.offset {
         return false;
+    }
+    if length == 0 {
+        return line_start(file, place.offset).is_ok_and(|start| start == place.offset);
     }
     let mut line = vec![0; length as usize];
     file.read_exact_at(&mut line, start).is_ok() && crc32fast::hash(&line) == checksum

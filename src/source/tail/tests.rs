@@ -1,5 +1,9 @@
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+use std::sync::mpsc;
 
 use super::*;
 
@@ -52,10 +56,21 @@ impl Logs {
     }
 
     fn open(&self, query: &str, saved: Option<&Place>) -> (Tail, Mark) {
-        let uri = Uri::parse(&format!("tail://{}{query}", self.path("").display())).unwrap().unwrap();
-        Tail::open(uri, saved, |line| line.starts_with(b"time,"), Times::default(), Teller::new("test"))
-            .unwrap()
+        self.open_with(query, saved, Times::default())
     }
+
+    fn open_with(&self, query: &str, saved: Option<&Place>, times: Times) -> (Tail, Mark) {
+        let uri = Uri::parse(&format!("tail://{}{query}", self.path("").display())).unwrap().unwrap();
+        Tail::open(uri, saved, |line| line.starts_with(b"time,"), times, Teller::new("test")).unwrap()
+    }
+}
+
+/// What `run` gives, unless that takes longer than any machine does.
+#[track_caller]
+fn soon<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (send, given) = mpsc::channel();
+    thread::spawn(move || send.send(run()));
+    given.recv_timeout(Duration::from_secs(60)).expect("it hangs, or has failed")
 }
 
 impl Drop for Logs {
@@ -356,4 +371,131 @@ fn very_many_rotations_are_read_in_order() {
     reader.read_to(6);
     let numbers: Vec<&str> = reader.lines.iter().map(|line| line[5..].trim_start_matches('0')).collect();
     assert_eq!(numbers, ["5", "12", "19", "26", "33", "40"]);
+}
+
+#[test]
+fn what_becomes_of_the_path_is_waited_for() {
+    let mut logs = Logs::new("becomes");
+    logs.write(2);
+    let mut reader = Reader::of(logs.open("?from=start", None));
+    reader.read_to(2);
+    let becomes: [fn(&Path); 4] = [
+        |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+        |path| drop(UnixListener::bind(path).unwrap()),
+        |path| fs::create_dir(path).unwrap(),
+        // As it is for a moment when another has made it. (Root may read it.)
+        |path| {
+            fs::write(path, "").unwrap();
+            fs::set_permissions(path, Permissions::from_mode(0)).unwrap();
+        },
+    ];
+    for (round, become_that) in becomes.into_iter().enumerate() {
+        logs.shift();
+        fs::rename(logs.path(""), logs.path(".1")).unwrap();
+        become_that(&logs.path(""));
+        reader = soon(move || {
+            (0..5).for_each(|_| reader.read());
+            reader
+        });
+        if round == 3 {
+            fs::set_permissions(logs.path(""), Permissions::from_mode(0o644)).unwrap();
+        } else {
+            fs::rename(logs.path(""), logs.path(&format!(".old{round}"))).unwrap();
+        }
+        logs.write(2);
+        reader.read_to(logs.written);
+    }
+    reader.check(0, logs.written);
+}
+
+#[test]
+fn a_fifo_of_the_inode_of_a_snapshot_is_no_log() {
+    let logs = Logs::new("inode");
+    assert!(Command::new("mkfifo").arg(logs.path("")).status().unwrap().success());
+    let cursor = Id::of(&fs::metadata(logs.path("")).unwrap()).cursor();
+    let uri = Uri::parse(&format!("tail://{}", logs.path("").display())).unwrap().unwrap();
+    let place = Place { cursor, offset: 0, last: [0; 2] };
+    let error = soon(move || {
+        let teller = Teller::new("test");
+        Tail::open(uri, Some(&place), |_| false, Times::default(), teller).err().unwrap().to_string()
+    });
+    assert!(error.contains("is no file"), "{error}");
+}
+
+/// A writer that has not been told of the rotation, of a log to which nobody else writes.
+#[test]
+fn who_writes_late_to_a_renamed_file_is_read() {
+    let mut logs = Logs::new("late");
+    logs.write(3);
+    let times = Times { poll: Duration::from_millis(1), grace: Duration::from_millis(200) };
+    let mut reader = Reader::of(logs.open_with("?from=start", None, times));
+    reader.read_to(3);
+    let mut old = OpenOptions::new().append(true).open(logs.path("")).unwrap();
+    // Long before it is renamed it has been silent.
+    let read_for_long = |reader: &mut Reader| {
+        let start = Instant::now();
+        while start.elapsed() < times.grace * 2 {
+            reader.read();
+        }
+    };
+    read_for_long(&mut reader);
+    logs.rotate();
+    for _ in 0..3 {
+        read_for_long(&mut reader);
+        writeln!(old, "line {:09}", logs.written).unwrap();
+        logs.written += 1;
+        reader.read_to(logs.written);
+    }
+    logs.write(4);
+    reader.read_to(logs.written);
+    reader.check(0, logs.written);
+}
+
+#[test]
+fn no_line_is_read_from_its_middle() {
+    let logs = Logs::new("middle");
+    fs::write(logs.path(""), "line 000000000\nline 000000001\n").unwrap();
+    let place = Reader::of(logs.open("", None)).place;
+    assert_eq!(place.offset, 30);
+    let check = |place: &Place, text: &str, from: u64, to: u64| {
+        // The file that it was, cut short and filled again.
+        fs::write(logs.path(""), text).unwrap();
+        let mut reader = Reader::of(logs.open("", Some(place)));
+        reader.read_to(to - from);
+        reader.check(from, to);
+    };
+    let same = "line 000000000\nline 000000001\nline 000000002\nline 000000003\n";
+    let longer = "line 000000002, and more of it\nline 000000003\n";
+    let as_long = "line 000000002\nline 000000003\nline 000000004\n";
+    check(&place, same, 2, 4);
+    check(&place, longer, 2, 4);
+    check(&place, as_long, 2, 5);
+    // A snapshot that says nothing of the bytes before.
+    let cursor = place.cursor.rsplit_once(':').unwrap().0.to_owned();
+    let older = Place { cursor, ..place.clone() };
+    check(&older, same, 2, 4);
+    check(&older, longer, 2, 4);
+    // It has been copied before it was cut short.
+    fs::write(logs.path(".1"), same).unwrap();
+    check(&place, "line 000000004\n", 2, 5);
+    fs::remove_file(logs.path(".1")).unwrap();
+
+    // In the midst of a line that is too long.
+    let long = "x".repeat(LINE_MAX + 9);
+    fs::write(logs.path(""), &long).unwrap();
+    let place = Reader::of(logs.open("", None)).place;
+    assert_eq!(place.offset, LINE_MAX as u64 + 9);
+    check(&place, &format!("{long}xx\nline 000000000\n"), 0, 1);
+}
+
+#[test]
+fn a_cursor_is_read_as_it_was_written() {
+    let id = Id { device: 7, inode: u64::MAX };
+    for start in [Start { id, window: None }, Start { id, window: Some(12) }] {
+        assert_eq!(Start::parse(&start.cursor()), Some(start));
+    }
+    assert_eq!(Start::parse(&id.cursor()), Some(Start { id, window: None }));
+    for cursor in ["", "tail:", "tail:1", "tail:1:x", "tail:1:2:", "tail:1:2:g", "tail:1:2:3:4", "s=1:2"] {
+        assert_eq!(Start::parse(cursor), None, "{cursor}");
+    }
 }

@@ -169,6 +169,7 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
         }
         has_run |= !flow.backlog.is_empty();
         flow.runner.run(&mut flow.backlog, flow.inputs.names(), &mut flow.outputs)?;
+        flow.inputs.settle();
         progress.set_position(flow.inputs.bytes_read());
         if let Some(state) = &mut state {
             after_run(flow, state, matches!(next, Ok(Next::Record | Next::Wait | Next::Again)));
@@ -188,7 +189,6 @@ fn drain(flow: &mut Flow, mut state: Option<&mut State>, progress: &ProgressBar)
 
 /// All that was taken has been run and written: where a snapshot may stand.
 fn after_run(flow: &mut Flow, state: &mut State, goes_on: bool) {
-    flow.inputs.settle();
     if goes_on {
         state.keep_if_due(flow);
     } else {

@@ -148,6 +148,7 @@ impl Inputs {
         settled.positions.resize(sources.len(), Position::default());
         for (position, source) in settled.positions.iter_mut().zip(sources) {
             position.clone_from(source.position());
+            source.settle();
         }
         (settled.turn, settled.names) = (self.turn, self.streams.names.len());
     }

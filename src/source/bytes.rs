@@ -27,6 +27,8 @@ pub struct Bytes {
     total: Option<u64>,
     /// Whether they come in whole lines, one day.
     has_lines: bool,
+    /// Is told how many have been run.
+    on_settled: Option<Box<dyn Fn(u64)>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -114,7 +116,19 @@ impl Bytes {
 
     fn new(from: Origin, total: Option<u64>, stop: Arc<AtomicBool>) -> Self {
         let reader = BufReader::with_capacity(CHUNK, Feed { from, count: 0 });
-        Bytes { reader, total, has_lines: false, stop }
+        Bytes { reader, total, has_lines: false, on_settled: None, stop }
+    }
+
+    /// Tells `on_settled` how many have been run.
+    pub fn settling(self, on_settled: impl Fn(u64) + 'static) -> Self {
+        Self { on_settled: Some(Box::new(on_settled)), ..self }
+    }
+
+    /// So many of those that were consumed have been run.
+    pub fn settle(&self, consumed: u64) {
+        if let Some(on_settled) = &self.on_settled {
+            on_settled(consumed);
+        }
     }
 
     pub fn total(&self) -> Option<u64> {

@@ -5,21 +5,30 @@
 //! | `qos` | 0 or 1; 1 where there is a `client-id`, else 0 |
 //! | `client-id` | a name of its own, by which the broker keeps what comes while nobody is there (qos 1) |
 //!
+//! A message of QoS 1 is acknowledged when its records have been run, so that a broker that knows the client by name gives what
+//! was not run to the next run, after Ctrl-C or a crash: some messages may then be run twice, and none is lost. It is not kept
+//! until a snapshot has it: a run that goes on from an older snapshot has not what was run behind that.
+//!
+//! What a broker retains of a topic comes with each connection. It is run unless the last message of that topic was the same.
+//!
 //! | bound | |
 //! |---|---|
 //! | a message | [`MESSAGE_MAX`] bytes, else the connection breaks; of a line [`LINE_MAX`], longer ones are dropped and counted |
-//! | messages that wait | [`MESSAGES`]; then the broker waits |
+//! | messages that wait | [`waiting::MESSAGES`] and [`waiting::BYTES`]; then the broker waits |
+//! | messages not acknowledged | as many as the broker sends at once: 65,535 at most |
 //! | connections | one in [`Backoff`]'s time |
+
+#[cfg(test)]
+mod broker;
+mod waiting;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use rumqttc::{Client, Connection, ConnectionError, Event, MqttOptions, Packet, QoS};
+use rumqttc::{Client, Connection, ConnectionError, Event, MqttOptions, Packet, Publish, QoS};
 
 use super::assembler::Assembler;
 use super::bytes::{CHUNK, LINE_MAX, POLL};
@@ -27,15 +36,16 @@ use super::live::{Came, Origin};
 use super::socket::Backoff;
 use super::tell::Teller;
 use super::uri::Uri;
+use waiting::{Acks, Last, Message, Queue};
 
 /// The most bytes of a message.
-const MESSAGE_MAX: usize = 16 * LINE_MAX;
-/// Messages that wait to be read.
-const MESSAGES: usize = 256;
+const MESSAGE_MAX: usize = 2 * LINE_MAX;
 /// Requests to the broker that wait to be sent.
-const REQUESTS: usize = 16;
+const REQUESTS: usize = 64;
 /// How often the broker hears of us at the least.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long a broker is waited for at the end, that it hears what has been run.
+const GOODBYE: Duration = Duration::from_millis(500);
 const PORT: u16 = 1883;
 
 /// A topic of a broker.
@@ -109,71 +119,90 @@ impl Address {
 
 /// Messages of a topic.
 pub struct Messages {
-    messages: Receiver<Vec<u8>>,
+    queue: Arc<Queue>,
+    acks: Arc<Acks>,
     client: Client,
-    closing: Arc<AtomicBool>,
     assembler: Assembler,
+    /// Bytes handed on.
+    handed: u64,
     teller: Arc<Teller>,
 }
 
 impl Messages {
-    /// Opens `mqtt://…`.
+    /// Opens `mqtt://…`. The broker keeps a message until [`Acks::settle`] says that what was handed on of it has been run.
     ///
     /// # Errors
     ///
     /// The URI is none of a topic; there is no thread to be had. A broker that is not there is waited for.
-    pub fn open(uri: Uri, teller: Teller) -> Result<Self> {
+    pub fn open(uri: Uri, teller: Teller) -> Result<(Self, Arc<Acks>)> {
         let address = Address::parse(uri, QoS::AtMostOnce)?;
-        ensure!(
-            rumqttc::valid_filter(&address.topic),
-            "has topic {:?}, which is none",
-            address.topic.rsplit('@').next()
-        );
-        let (client, connection) = Client::new(address.options(), REQUESTS);
-        let (send, messages) = mpsc::sync_channel(MESSAGES);
-        let (teller, closing) = (Arc::new(teller), Arc::new(AtomicBool::new(false)));
+        let topic = address.topic.rsplit('@').next().unwrap_or_default();
+        ensure!(rumqttc::valid_filter(&address.topic), "has topic {topic:?}, which is none");
+        let mut options = address.options();
+        options.set_manual_acks(true);
+        let (client, connection) = Client::new(options, REQUESTS);
+        let (teller, queue) = (Arc::new(teller), Arc::new(Queue::default()));
+        let acks = Arc::new(Acks::new(client.clone()));
         let subscription = Subscription {
             address,
             client: client.clone(),
-            send,
+            queue: Arc::clone(&queue),
             teller: Arc::clone(&teller),
-            closing: Arc::clone(&closing),
+            last: Last::default(),
+            connected: 0,
         };
         thread::Builder::new().name("mqtt".into()).spawn(move || subscription.serve(connection))?;
-        Ok(Self { messages, client, closing, assembler: Assembler::new(LINE_MAX), teller })
+        let assembler = Assembler::new(LINE_MAX);
+        Ok((Self { queue, acks: Arc::clone(&acks), client, assembler, handed: 0, teller }, acks))
     }
 
     /// Takes the lines of a message: what is behind the last newline is one.
-    fn take(&mut self, message: &[u8], chunk: &mut Vec<u8>) {
-        self.assembler.push_all(message, chunk);
-        if !message.ends_with(b"\n") {
+    fn take(&mut self, message: &Message, chunk: &mut Vec<u8>) {
+        let start = chunk.len();
+        if !message.payload.is_empty() {
+            self.assembler.push_all(&message.payload, chunk);
+        }
+        if !message.payload.is_empty() && !message.payload.ends_with(b"\n") {
             self.assembler.push_all(b"\n", chunk);
         }
+        let lines = &chunk[start..];
+        // Lines with nothing on them may wait for the next record, which may wait for the broker.
+        let text = lines.trim_ascii_end().len();
+        let end = self.handed + if text == 0 { 0 } else { text as u64 + 1 };
+        self.handed += lines.len() as u64;
+        self.acks.add(message, end);
     }
 }
 
 impl Origin for Messages {
     fn read(&mut self, chunk: &mut Vec<u8>) -> io::Result<Came> {
-        let message = match self.messages.recv_timeout(POLL) {
-            Ok(message) => message,
-            Err(RecvTimeoutError::Timeout) => return Ok(Came::Nothing),
-            Err(RecvTimeoutError::Disconnected) => return Ok(Came::Over),
-        };
-        self.take(&message, chunk);
-        while chunk.len() < CHUNK {
-            let Ok(message) = self.messages.try_recv() else { break };
+        let mut wait = POLL;
+        while chunk.len() < CHUNK
+            && let Some(message) = self.queue.pop(wait)
+        {
             self.take(&message, chunk);
+            wait = Duration::ZERO;
         }
+        // Of lines that nobody is to read, and what there was no room for.
+        self.acks.send();
         self.teller.count(&mut self.assembler);
-        Ok(if chunk.is_empty() { Came::Nothing } else { Came::Chunk(None) })
+        Ok(match chunk.is_empty() {
+            false => Came::Chunk(None),
+            true if self.queue.is_over() => Came::Over,
+            true => Came::Nothing,
+        })
     }
 }
 
 impl Drop for Messages {
+    /// Tells the broker what has been run, and says goodbye; waits no longer than [`GOODBYE`] for that.
     fn drop(&mut self) {
-        self.closing.store(true, Ordering::Relaxed);
-        // The thread ends when it has said goodbye; nobody waits for that.
-        let _ = self.client.try_disconnect();
+        self.queue.close();
+        let (until, mut has_said) = (Instant::now() + GOODBYE, false);
+        while !self.queue.is_over() && Instant::now() < until {
+            has_said = has_said || (self.acks.send() && self.client.try_disconnect().is_ok());
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -181,21 +210,20 @@ impl Drop for Messages {
 struct Subscription {
     address: Address,
     client: Client,
-    send: SyncSender<Vec<u8>>,
+    queue: Arc<Queue>,
     teller: Arc<Teller>,
-    closing: Arc<AtomicBool>,
+    last: Last,
+    /// Connections so far.
+    connected: u64,
 }
 
 impl Subscription {
-    fn serve(self, mut connection: Connection) {
-        let (mut backoff, mut connected, mut is_told) = (Backoff::default(), 0u64, false);
+    fn serve(mut self, mut connection: Connection) {
+        let (mut backoff, mut is_told) = (Backoff::default(), false);
         while let Ok(event) = connection.recv() {
-            if self.closing.load(Ordering::Relaxed) && event.is_err() {
-                return;
-            }
             match event {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    connected += 1;
+                    self.connected += 1;
                     if is_told {
                         self.teller.tell("is connected");
                     }
@@ -212,25 +240,39 @@ impl Subscription {
                         self.teller.tell("the broker refuses the subscription");
                     }
                 }
-                // What the broker has kept for who subscribes comes with each subscription: it is old then.
-                Ok(Event::Incoming(Packet::Publish(message))) if message.retain && connected > 1 => {}
-                Ok(Event::Incoming(Packet::Publish(message))) => {
-                    let is_empty = message.payload.is_empty();
-                    if !is_empty && self.send.send(message.payload.to_vec()).is_err() {
-                        return;
-                    }
-                }
+                Ok(Event::Incoming(Packet::Publish(message))) => self.take(&message),
                 Ok(_) => {}
+                Err(_) if self.queue.is_closed() => return,
                 Err(error) => {
                     if !is_told {
                         self.teller.tell(format_args!("{}; tries again", said(&error)));
                     }
                     is_told = true;
                     backoff.fail();
-                    while !backoff.wait() && !self.closing.load(Ordering::Relaxed) {}
+                    while !backoff.wait() && !self.queue.is_closed() {}
+                    if self.queue.is_closed() {
+                        return;
+                    }
                 }
             }
         }
+    }
+
+    /// Hands on a message. What the broker keeps of a topic comes with each subscription: it is new then if it was said while
+    /// nobody was there.
+    fn take(&mut self, message: &Publish) {
+        let is_again = self.last.is_again(&message.topic, &message.payload, message.retain);
+        let payload = if is_again { Vec::new() } else { message.payload.to_vec() };
+        let id = (message.qos != QoS::AtMostOnce).then_some(message.pkid);
+        if id.is_some() || !payload.is_empty() {
+            self.queue.push(Message { payload, id, connection: self.connected });
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.queue.end();
     }
 }
 

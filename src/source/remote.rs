@@ -89,7 +89,10 @@ pub fn start(text: &str, input: &Input, options: &Options, saved: Option<&Saved>
                 let (journal, start) = journal::Journal::open(uri, place, teller)?;
                 Bytes::lines(journal, Some(start), stop)?
             }
-            "mqtt" => Bytes::lines(mqtt::Messages::open(uri, teller)?, None, stop)?,
+            "mqtt" => {
+                let (messages, acks) = mqtt::Messages::open(uri, teller)?;
+                Bytes::lines(messages, None, stop)?.settling(move |consumed| acks.settle(consumed))
+            }
             "tcp-listen" => Bytes::lines(socket::open_tcp_listen(&uri, teller)?, None, stop)?,
             "tcp" => Bytes::lines(socket::open_tcp(uri, teller)?, None, stop)?,
             _ => match socket::open_unix(uri, teller)? {

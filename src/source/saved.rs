@@ -261,6 +261,13 @@ impl Source {
         }
     }
 
+    /// What was taken has been run.
+    pub fn settle(&self) {
+        if let Some(bytes) = self.bytes() {
+            bytes.settle(self.at.offset);
+        }
+    }
+
     /// Takes the record that [`Source::advance`] came to: the position is behind it.
     pub fn take(&mut self) {
         let (lines, offset) = (self.lines(), self.bytes().map_or(0, Bytes::consumed));
@@ -328,7 +335,12 @@ impl Source {
             link.resume(&saved.at.time);
         }
         (self.rows, self.bad) = (saved.at.rows, saved.at.bad);
+        let (is_file, offset) = (self.is_file(), self.at.offset);
         let started = mem::replace(&mut self.at, saved.at.clone()).place;
+        if !is_file {
+            // Of a stream it is counted from where this run begins.
+            self.at.offset = offset;
+        }
         if (&started.cursor, started.offset) != (&self.at.place.cursor, self.at.place.offset) {
             // What the snapshot has read is not there any more: the stream goes on elsewhere.
             self.at.place = started;

@@ -386,7 +386,7 @@ fn what_becomes_of_the_path_is_waited_for() {
         // As it is for a moment when another has made it. (Root may read it.)
         |path| {
             fs::write(path, "").unwrap();
-            fs::set_permissions(path, Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(0o000)).unwrap();
         },
     ];
     for (round, become_that) in becomes.into_iter().enumerate() {

@@ -207,12 +207,13 @@ impl Sampler {
         let mut outgoing = self.shared.outgoing();
         // There is no board to tell.
         outgoing.clear();
-        let wishes = outgoing.wishes;
+        // Asked once, however near it comes: what is wished for from now on is another rate.
+        let (runs, rate_hz) = (outgoing.wishes.runs, outgoing.wishes.rate_hz.take());
         drop(outgoing);
-        if let Some(rate_hz) = wishes.rate_hz.filter(|&rate_hz| rate_hz != self.rate_hz && rate_hz > 0.0) {
+        if let Some(rate_hz) = rate_hz.filter(|&rate_hz| rate_hz != self.rate_hz && rate_hz > 0.0) {
             self.set_rate(rate_hz);
         }
-        wishes.runs
+        runs
     }
 
     fn set_rate(&mut self, rate_hz: f32) {
@@ -224,8 +225,6 @@ impl Sampler {
             }
             Err(error) => self.push(Item::Notice(error.to_string())),
         }
-        // Asked once, however near it came.
-        self.shared.outgoing().wishes.rate_hz = None;
     }
 
     /// Takes a sample, with as many tries as there is time for before the next one is due.

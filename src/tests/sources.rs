@@ -594,20 +594,20 @@ fn messages_of_a_broker_are_lines_also_after_its_restart() {
     assert_eq!(texts(&fs::read_to_string(output).unwrap()), lines(0, 30));
 
     // What has come and is not run when a run is stopped comes to the next.
-    broker.publish("plant/log", &lines(0, 900));
+    broker.publish("plant/log", &lines(0, 300));
     let [first, second] = ["first.csv", "second.csv"].map(|name| broker.folder.join(name));
     let mut live = Live::start(&first, &[&uri], &[]);
     live.wait("a line", |live| !texts(&live.rows()).is_empty());
     live.stop();
     let mut found = texts(&fs::read_to_string(first).unwrap());
-    let last = lines(899, 900).remove(0);
+    let last = lines(299, 300).remove(0);
     let mut live = Live::start(&second, &[&uri], &[]);
     live.wait("the rest", |live| found.contains(&last) || texts(&live.rows()).contains(&last));
     live.stop();
     found.extend(texts(&fs::read_to_string(second).unwrap_or_default()));
     found.sort();
     found.dedup();
-    let mut expected = lines(0, 900);
+    let mut expected = lines(0, 300);
     expected.sort();
     assert_eq!(found, expected);
 }

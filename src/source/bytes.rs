@@ -27,6 +27,8 @@ pub struct Bytes {
     total: Option<u64>,
     /// Whether they come in whole lines, one day.
     has_lines: bool,
+    /// What is read, where nothing else says it.
+    what: String,
     /// Is told how many have been run.
     on_settled: Option<Box<dyn Fn(u64)>>,
     stop: Arc<AtomicBool>,
@@ -116,7 +118,12 @@ impl Bytes {
 
     fn new(from: Origin, total: Option<u64>, stop: Arc<AtomicBool>) -> Self {
         let reader = BufReader::with_capacity(CHUNK, Feed { from, count: 0 });
-        Bytes { reader, total, has_lines: false, on_settled: None, stop }
+        Bytes { reader, total, has_lines: false, what: String::new(), on_settled: None, stop }
+    }
+
+    /// Says what is read, where it cannot be resumed but should not be taken for something else.
+    pub fn named(self, what: String) -> Self {
+        Self { what, ..self }
     }
 
     /// Tells `on_settled` how many have been run.
@@ -161,7 +168,10 @@ impl Bytes {
     pub fn mark(&self) -> Option<(&str, u64)> {
         match &self.reader.get_ref().from {
             Origin::File(_) => None,
-            Origin::Live(live) => live.mark(self.reader.buffer().len()),
+            Origin::Live(live) => {
+                let what = Some((self.what.as_str(), 0)).filter(|(what, _)| !what.is_empty());
+                live.mark(self.reader.buffer().len()).or(what)
+            }
         }
     }
 

@@ -66,6 +66,17 @@ pub struct Journal {
     zone: TimeZone,
 }
 
+/// What entries are asked for, as a snapshot has it behind where it stands: nothing where all are.
+fn asked(choices: &[String]) -> String {
+    const MOST: usize = CURSOR_MAX / 4;
+    let asked = choices.concat();
+    match asked.len() {
+        0 => asked,
+        1..=MOST => format!("\n{}", choices.join(" ")),
+        _ => format!("\n{} choices of checksum {:08x}", choices.len(), crc32fast::hash(asked.as_bytes())),
+    }
+}
+
 /// Where journalctl is to begin.
 #[derive(Clone, Debug, PartialEq)]
 enum From {
@@ -215,13 +226,25 @@ impl Journal {
         uri.end()?;
         let saved = saved.map(|place| place.cursor.as_str()).filter(|cursor| !cursor.is_empty());
         let from = match saved {
-            Some(cursor) => match From::parse(cursor) {
-                Some(from) => from,
+            Some(cursor) => match From::parse(cursor.split('\n').next().unwrap_or_default()) {
+                Some(from) => {
+                    let found = asked(&choices);
+                    let expected = cursor.find('\n').map_or("", |at| &cursor[at..]);
+                    let [found_told, expected_told] = [&found, expected]
+                        .map(|asked| if asked.is_empty() { "all entries" } else { asked.trim_start() });
+                    ensure!(
+                        found == expected,
+                        "asks for {found_told:?}, the snapshot is of {expected_told:?}: a run that goes on has the same entries"
+                    );
+                    from
+                }
                 None => bail!("the snapshot is of another input, {cursor:?}, expected the journal"),
             },
             None => From::Since(since.unwrap_or_else(now)),
         };
-        let cursor = from.cursor();
+        let is_line = |from: &From| !from.cursor().contains(char::is_control);
+        ensure!(is_line(&from), "begins at {:?}, expected a time in one line", super::shown(&from.cursor()));
+        let cursor = from.cursor() + &asked(&choices);
         ensure!(cursor.len() <= CURSOR_MAX, "begins at {cursor:?}, expected {CURSOR_MAX} bytes at most");
         let running = match Running::start(program, &choices, &from) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -304,7 +327,7 @@ impl Journal {
             return None;
         }
         chunk.extend_from_slice(line.as_bytes());
-        Some(Mark { cursor: self.from.cursor(), offset: None })
+        Some(Mark { cursor: self.from.cursor() + &asked(&self.choices), offset: None })
     }
 }
 

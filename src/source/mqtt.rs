@@ -32,7 +32,7 @@ use rumqttc::{Client, Connection, ConnectionError, Event, MqttOptions, Packet, P
 
 use super::assembler::Assembler;
 use super::bytes::{CHUNK, LINE_MAX, POLL};
-use super::live::{Came, Origin};
+use super::live::{CURSOR_MAX, Came, Origin};
 use super::socket::Backoff;
 use super::tell::Teller;
 use super::uri::Uri;
@@ -99,6 +99,12 @@ impl Address {
         ensure!(client_id.as_deref() != Some(""), "has client-id=, expected a name");
         let qos = said.unwrap_or(if client_id.is_some() { QoS::AtLeastOnce } else { qos });
         Ok(Self { host, port, login, topic, qos, client_id })
+    }
+
+    /// What is read, without a login, for a snapshot: nothing where that is too long for one.
+    pub fn what(&self) -> String {
+        let what = format!("mqtt:{}:{}/{}", self.host, self.port, self.topic);
+        if what.len() <= CURSOR_MAX { what } else { String::new() }
     }
 
     /// How to connect.
@@ -317,6 +323,7 @@ mod tests {
         let login = Some(("me".to_owned(), "p@ss".to_owned()));
         let (qos, client_id) = (QoS::AtLeastOnce, Some("pump".to_owned()));
         assert_eq!(named, Address { login, qos, client_id, ..plain.clone() });
+        assert_eq!(named.what(), "mqtt:h:1883/a/b");
         assert!(!named.options().clean_session() && plain.options().clean_session());
         for wrong in ["mqtt://h", "mqtt://h/", "mqtt:///t", "mqtt://h:x/t", "mqtt://h:70000/t"] {
             assert!(parse(wrong).unwrap_err().starts_with("is not mqtt://"), "{wrong}");

@@ -71,7 +71,7 @@ pub fn start(text: &str, input: &Input, options: &Options, saved: Option<&Saved>
         }
         let uri = Uri::parse(text)?.context("is no URI")?;
         let place = saved.map(Saved::place);
-        let is_placed = matches!(uri.scheme.as_str(), "tail" | "journal");
+        let is_placed = matches!(uri.scheme.as_str(), "tail" | "journal" | "mqtt");
         let found = place.map_or("", |place| place.cursor.as_str());
         ensure!(is_placed || found.is_empty(), "the snapshot is of another input, {found:?}");
         let path = if uri.scheme == "tail" { uri.what("PATH")? } else { "-".to_owned() };
@@ -90,8 +90,16 @@ pub fn start(text: &str, input: &Input, options: &Options, saved: Option<&Saved>
                 Bytes::lines(journal, Some(start), stop)?
             }
             "mqtt" => {
+                let what = mqtt::Address::parse(uri.clone(), rumqttc::QoS::AtMostOnce)?.what();
+                ensure!(
+                    found.is_empty() || found == what,
+                    "is {:?}, the snapshot is of another input, {found:?}",
+                    what
+                );
                 let (messages, acks) = mqtt::Messages::open(uri, teller)?;
-                Bytes::lines(messages, None, stop)?.settling(move |consumed| acks.settle(consumed))
+                Bytes::lines(messages, None, stop)?
+                    .named(what)
+                    .settling(move |consumed| acks.settle(consumed))
             }
             "tcp-listen" => Bytes::lines(socket::open_tcp_listen(&uri, teller)?, None, stop)?,
             "tcp" => Bytes::lines(socket::open_tcp(uri, teller)?, None, stop)?,

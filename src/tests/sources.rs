@@ -663,6 +663,24 @@ fn messages_of_a_broker_are_lines_also_after_its_restart() {
     live.wait("30 lines", |live| texts(&live.rows()).len() == 30);
     live.stop();
     assert_eq!(texts(&fs::read_to_string(output).unwrap()), lines(0, 30));
+
+    // What has come and is not run when a run is stopped comes to the next.
+    broker.publish("plant/log", &lines(0, 300));
+    let [first, second] = ["first.csv", "second.csv"].map(|name| broker.folder.join(name));
+    let mut live = Live::start(&first, &[&uri], &[]);
+    live.wait("a line", |live| !texts(&live.rows()).is_empty());
+    live.stop();
+    let mut found = texts(&fs::read_to_string(first).unwrap());
+    let last = lines(299, 300).remove(0);
+    let mut live = Live::start(&second, &[&uri], &[]);
+    live.wait("the rest", |live| found.contains(&last) || texts(&live.rows()).contains(&last));
+    live.stop();
+    found.extend(texts(&fs::read_to_string(second).unwrap_or_default()));
+    found.sort();
+    found.dedup();
+    let mut expected = lines(0, 300);
+    expected.sort();
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -674,6 +692,7 @@ fn what_is_no_live_input_says_why() {
     fails("tcp-listen://127.0.0.1:0?x=1", "has `x` behind the ?, tcp-listen:// takes nothing there");
     fails("unix:///dev/null", "/dev/null is no socket");
     fails("mqtt://me:secret@host", "input mqtt://host: is not mqtt://");
+    fails("mqtts://me:secret@host/t", "input \"mqtts://host/t\": expected a path");
     fails("gopher://host", "or one of `serial://`, `i2c://`, `tail://`, `journal://`, `tcp-listen://`");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     fails(&format!("tcp-listen://{}", taken.local_addr().unwrap()), "cannot listen on 127.0.0.1:");

@@ -24,8 +24,8 @@ pub fn entry(json: &[u8], zone: &TimeZone) -> Option<Entry> {
     let Fields(fields) = serde_json::from_slice(json).ok()?;
     let field = |names: &[&str]| names.iter().find_map(|&name| fields[index(name)?].clone());
     let is_cursor = |cursor: &String| {
-        // As long as any, with room for what goes before it in a snapshot.
-        (1..CURSOR_MAX - 64).contains(&cursor.len()) && cursor.bytes().all(|byte| byte.is_ascii_graphic())
+        // As long as any, with room for what goes before it and behind it in a snapshot.
+        (1..CURSOR_MAX / 2).contains(&cursor.len()) && cursor.bytes().all(|byte| byte.is_ascii_graphic())
     };
     let cursor = field(&["__CURSOR"]).filter(is_cursor);
     let Some(message) = field(&["MESSAGE"]) else { return Some(Entry { line: None, cursor }) };

@@ -94,5 +94,9 @@ fn what_cannot_be_asked_of_the_journal_says_why() {
     assert_eq!(error("journal://ssh", ""), "has \"ssh\" behind ://, expected journal://?unit=NAME");
     assert!(error("journal://?until=now", "").contains("expected `unit`, `identifier`, `priority`, `since`"));
     assert!(error("journal://", "tail:1:2").contains("the snapshot is of another input"));
+    let other = error("journal://?unit=b&unit=c", "journal:s=1;i=2\n--unit=a");
+    assert!(other.starts_with("asks for \"--unit=b --unit=c\", the snapshot is of \"--unit=a\""), "{other}");
+    let all = error("journal://?unit=b", "journal:s=1;i=2");
+    assert!(all.contains("the snapshot is of \"all entries\""), "{all}");
     assert!(error(&format!("journal://?since={}", "x".repeat(2000)), "").contains("1024 bytes at most"));
 }

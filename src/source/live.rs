@@ -273,6 +273,8 @@ mod tests {
             ("three\n", mark("file", Some(114))),
             ("entry\n", mark("e1", None)),
             ("entry\n", mark("e2", None)),
+            ("more\n", None),
+            ("more\n", None),
         ];
         let mut bytes = Bytes::lines(Chunks(chunks.into()), mark("file", Some(100)), Arc::default()).unwrap();
         assert!(bytes.can_resume() && bytes.has_lines() && !bytes.can_seek());
@@ -292,7 +294,8 @@ mod tests {
         consume(3, ("file", 114));
         consume(3, ("e1", 0));
         consume(6, ("e2", 0));
-        consume(0, ("e2", 0));
+        consume(5, ("e2", 0));
+        consume(5, ("e2", 0));
         let unmarked = Bytes::lines(Chunks(VecDeque::new()), None, Arc::default()).unwrap();
         assert!(!unmarked.can_resume());
         assert_eq!(unmarked.mark(), None);

@@ -8,7 +8,7 @@ use crate::codec::CHANNEL_BYTES;
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Record<'a> {
-    /// The stream of the board that it is about; [`ALL_STREAMS`] in a command for all, which a prediction cannot be.
+    /// The stream of the board that it is about; [`ALL_STREAMS`](crate::ALL_STREAMS) in a command for all, which a prediction cannot be.
     pub stream: u8,
     /// A number that differs from one start of the board to the next; 0 of a board that cannot tell, and of a host.
     pub boot: u8,
@@ -52,7 +52,7 @@ pub struct Descriptor<'a> {
     pub rate_hz: f32,
     /// What its samples are sent as.
     pub element: Element,
-    /// 1 to [`MAX_CHANNELS`].
+    /// 1 to [`MAX_CHANNELS`](crate::MAX_CHANNELS).
     pub channels: Channels<'a>,
 }
 
@@ -94,7 +94,7 @@ pub struct Samples<'a> {
     pub span_us: u32,
     /// What the numbers are.
     pub element: Element,
-    /// Numbers of a sample: 1 to [`MAX_CHANNELS`].
+    /// Numbers of a sample: 1 to [`MAX_CHANNELS`](crate::MAX_CHANNELS).
     pub channels: u8,
     /// Row-major `[samples, channels]`, little-endian; one sample at least.
     pub data: &'a [u8],

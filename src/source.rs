@@ -5,6 +5,7 @@
 
 pub mod assembler;
 mod bytes;
+mod columns;
 mod csv;
 pub mod journal;
 mod jsonl;
@@ -12,6 +13,8 @@ mod link;
 pub mod live;
 pub mod mqtt;
 mod npy;
+mod options;
+mod record;
 mod remote;
 pub mod saved;
 pub mod socket;
@@ -26,209 +29,28 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Error, Result, anyhow, bail, ensure};
-use clap::ValueEnum;
-use mcedge_firmware_host::{LineCounters, LinkError, Responder};
+use anyhow::{Context, Error, Result, bail, ensure};
+use mcedge_firmware_host::{LineCounters, Responder};
 use mcedge_models::contract::Input;
 
 use crate::Usage;
 pub use bytes::{Bytes, LINE_MAX, POLL};
 use bytes::{Lines, Need};
+use columns::{channel_names, check_columns, check_finite, check_token};
+pub use columns::{is_time_name, list, shown};
 pub use npy::read as read_array;
+pub use options::{Format, OnBad, OnGap, Options};
+use options::{at_once, by_content, by_extension, byte_model};
+pub use record::{Data, Fields, Follows, Next, Record, Stopped, Ticket, is_stop};
+use record::{Read, Row};
 pub use remote::{is_link, is_live, local_path, stream_name};
 use saved::Reading;
 pub use saved::{Position, Saved, checksums};
 
-/// Names that a time column goes by, in lower case.
-const TIME_NAMES: [&str; 15] = [
-    "time",
-    "timestamp",
-    "datetime",
-    "date",
-    "ts",
-    "t",
-    "epoch",
-    "date_time",
-    "time_stamp",
-    "time_s",
-    "time_ms",
-    "time_us",
-    "time_ns",
-    "timestamp_ms",
-    "@timestamp",
-];
 /// Bad rows that are told one by one.
 const BAD_ROWS_TOLD: u64 = 5;
 /// Rows of no use that are passed over before other inputs have their turn.
 const USELESS: u32 = 512;
-/// Characters of a bad cell that a message shows.
-const SHOWN: usize = 40;
-
-/// How an input is read, where it does not say so itself.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// What the input is; by its extension or first bytes when not given.
-    pub format: Option<Format>,
-    /// The columns or keys that are the model's channels, in order; else the model's `input.names`. A CSV without
-    /// a header has columns `1`, `2`, ….
-    pub columns: Option<Vec<String>>,
-    /// The column or key of the time; else one of the usual names.
-    pub time_column: Option<String>,
-    /// The column or key that says which stream a record belongs to.
-    pub stream_column: Option<String>,
-    /// What separates the columns of a CSV; `,`, `;` or tab, whichever its first line has most, when not given.
-    pub delimiter: Option<u8>,
-    /// What a row that cannot be used does.
-    pub on_bad: OnBad,
-    /// How many answers there are to choose from, where JSON lines of tokens may have them. They have when the first line
-    /// has; a text of such lines is JSON lines then, whatever its name, unless `format` says otherwise.
-    pub answers: Option<usize>,
-    /// What happens where samples of a link are missing.
-    pub on_gap: OnGap,
-    /// Samples of a link are taken as they come, whatever their rate.
-    pub any_rate: bool,
-    /// Ends the input when set, even while it waits for a stream.
-    pub stop: Arc<AtomicBool>,
-}
-
-/// What an input is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Rows of numbers, `,` `;` or tab between them, with or without a header.
-    Csv,
-    /// A NumPy array `[T, F]`, or `[T]`.
-    Npy,
-    /// An object or an array on each line.
-    Jsonl,
-    /// Lines, for a byte model.
-    Text,
-    /// Bytes one by one, for a byte model.
-    Bytes,
-    /// The frames of a board; what a serial port has unless said otherwise.
-    Frames,
-}
-
-/// What a row that cannot be used does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum OnBad {
-    /// It ends the run with an error.
-    #[default]
-    Stop,
-    /// It is told and left out.
-    Skip,
-}
-
-/// What happens where samples of a link are missing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum OnGap {
-    /// The model is given the last sample once more for each that is missing, without a row
-    Hold,
-    /// The next sample is taken as if none were missing
-    #[default]
-    Skip,
-    /// The stream's memory goes back to its start
-    Reset,
-    /// It ends the run with an error
-    Stop,
-}
-
-/// What a record is to the one before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Follows {
-    /// The next one, as far as the input can tell, or as if it were.
-    #[default]
-    Next,
-    /// It stands for one that is missing: it is run and has no row.
-    Held,
-    /// Some are missing between them, and what came before is to be forgotten.
-    Anew,
-}
-
-/// By what a board knows a sample again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ticket {
-    /// Its number.
-    pub sequence: u32,
-    /// When it was taken, by the board's clock, in µs.
-    pub device_us: u64,
-}
-
-/// What the records of an input are.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Fields {
-    /// Names of the channels, `[size]`; empty when the records are tokens.
-    pub channels: Vec<String>,
-    /// Whether records have a time.
-    pub time: bool,
-    /// Whether records are lines of text.
-    pub text: bool,
-    /// Whether records have answers.
-    pub answers: bool,
-}
-
-/// What is next of an input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// A record.
-    Record,
-    /// It has not come yet.
-    Wait,
-    /// It may have come: what has been looked at so far was of no use, and others may go first.
-    Again,
-    /// Nothing.
-    End,
-}
-
-/// An input was told to end before its first record: that is no failure.
-#[derive(Debug)]
-pub struct Stopped;
-
-impl std::fmt::Display for Stopped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("stopped before the first row")
-    }
-}
-
-impl std::error::Error for Stopped {}
-
-/// Whether an error says that somebody stopped an input before anything came of it.
-pub fn is_stop(error: &Error) -> bool {
-    let is_stop = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<Stopped>() || matches!(cause.downcast_ref(), Some(LinkError::Stopped))
-    };
-    error.chain().any(is_stop)
-}
-
-/// One record of an input.
-#[derive(Debug, PartialEq)]
-pub struct Record<'a> {
-    /// Number of the record from 0; rows that were skipped count.
-    pub index: u64,
-    /// Its time, as it was written.
-    pub time: Option<&'a str>,
-    /// The stream that it belongs to, where there is a column that says so.
-    pub stream: Option<&'a str>,
-    /// What it is to the one before it.
-    pub follows: Follows,
-    /// By what its board knows it again.
-    pub ticket: Option<Ticket>,
-    /// What the model takes.
-    pub data: Data<'a>,
-}
-
-/// What a model takes from one record.
-#[derive(Debug, PartialEq)]
-pub enum Data<'a> {
-    /// A sample, `[size]`; always finite.
-    Sample(&'a [f32]),
-    /// One or more tokens; always in the vocabulary.
-    Tokens {
-        /// `[T]`.
-        tokens: &'a [i64],
-        /// The line that they are, newline included.
-        line: Option<&'a [u8]>,
-    },
-}
 
 /// An input, open.
 pub struct Source {
@@ -247,32 +69,6 @@ pub struct Source {
     /// What counts the lines of a board.
     board: Option<Arc<LineCounters>>,
     stop: Arc<AtomicBool>,
-}
-
-/// A record's buffers, used again for each.
-#[derive(Default)]
-struct Row {
-    /// Meaningful when `has_time`.
-    time: String,
-    has_time: bool,
-    stream: String,
-    features: Vec<f32>,
-    tokens: Vec<i64>,
-    /// As long as `tokens` where the records have answers, else empty.
-    answers: Vec<Option<usize>>,
-    follows: Follows,
-    ticket: Option<Ticket>,
-}
-
-/// What a reader came to.
-enum Read {
-    /// A record, in the row.
-    Row,
-    /// A record that cannot be used, and why.
-    Bad(Error),
-    /// A line that is none: it is empty, or the header once more.
-    Nothing,
-    End,
 }
 
 enum Reader {
@@ -624,134 +420,4 @@ impl Source {
             Reader::Link(_) => None,
         }
     }
-}
-
-impl Row {
-    fn clear(&mut self) {
-        self.has_time = false;
-        self.stream.clear();
-        self.features.clear();
-        self.tokens.clear();
-        self.answers.clear();
-        (self.follows, self.ticket) = (Follows::Next, None);
-    }
-
-    fn set_time(&mut self, time: &str) {
-        self.has_time = true;
-        self.time.clear();
-        self.time.push_str(time);
-    }
-
-    fn set_stream(&mut self, stream: &str) -> Result<()> {
-        ensure!(!stream.is_empty(), "is empty, expected the name of a stream");
-        self.stream.push_str(stream);
-        Ok(())
-    }
-}
-
-/// What a path's extension says; a log is text to a byte model and says nothing of a model of numbers.
-fn by_extension(path: &str, input: &Input) -> Option<Format> {
-    let (_, extension) = path.rsplit_once('.')?;
-    let byte_model = byte_model(input).is_ok();
-    match extension.to_ascii_lowercase().as_str() {
-        "csv" | "tsv" => Some(Format::Csv),
-        "npy" => Some(Format::Npy),
-        "jsonl" | "ndjson" | "json" => Some(Format::Jsonl),
-        "txt" | "text" | "log" if byte_model => Some(Format::Text),
-        "bin" if byte_model => Some(Format::Bytes),
-        _ => None,
-    }
-}
-
-/// What lines are that come one day, where that can be told without one.
-fn at_once(bytes: &Bytes, input: &Input, options: &Options) -> Option<Format> {
-    let is_text = bytes.has_lines() && options.answers.is_none() && byte_model(input).is_ok();
-    is_text.then_some(Format::Text)
-}
-
-/// What the first bytes say.
-fn by_content(first: &[u8], input: &Input) -> Format {
-    let json = matches!(first.trim_ascii_start().first(), Some(b'{' | b'['));
-    match input {
-        _ if first.starts_with(npy::MAGIC) => Format::Npy,
-        Input::Tokens { .. } if byte_model(input).is_ok() => Format::Text,
-        _ if json => Format::Jsonl,
-        Input::Tokens { .. } => Format::Jsonl,
-        Input::Features { .. } => Format::Csv,
-    }
-}
-
-fn byte_model(input: &Input) -> Result<()> {
-    match input {
-        Input::Tokens { vocab_size: 256 } => Ok(()),
-        Input::Tokens { vocab_size } => {
-            bail!("text and bytes need a model with a vocabulary of 256, this one has {vocab_size}")
-        }
-        Input::Features { size, .. } => {
-            bail!("text and bytes need a model of bytes, this one takes samples of {size} channels")
-        }
-    }
-}
-
-/// Whether a column's or key's name says that it is a time.
-pub fn is_time_name(name: &str) -> bool {
-    TIME_NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
-}
-
-/// The channels' names: the model's own; else the columns that were asked for; else `x0`, `x1`, ….
-fn channel_names(names: &[String], columns: Option<&[String]>, size: usize) -> Vec<String> {
-    match (names, columns) {
-        ([], Some(columns)) => columns.to_vec(),
-        ([], None) => (0..size).map(|channel| format!("x{channel}")).collect(),
-        _ => names.to_vec(),
-    }
-}
-
-/// As many columns were asked for as the model has channels.
-fn check_columns(columns: Option<&[String]>, size: usize) -> Result<()> {
-    match columns {
-        Some(columns) if columns.len() != size => {
-            bail!("{} columns were asked for, {}; the model takes {size}", columns.len(), list(columns))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_finite(value: f32) -> Result<f32> {
-    ensure!(value.is_finite(), "{value} is not a finite number");
-    Ok(value)
-}
-
-fn check_token(token: i64, input: &Input) -> Result<i64> {
-    let vocab_size = input.size();
-    let known = usize::try_from(token).is_ok_and(|token| token < vocab_size);
-    known
-        .then_some(token)
-        .ok_or_else(|| anyhow!("token {token} is not in the vocabulary, 0 to {}", vocab_size - 1))
-}
-
-/// Names for a message, in back quotes.
-pub fn list<S: AsRef<str>>(names: &[S]) -> String {
-    const MOST: usize = 32;
-    let mut list: Vec<String> =
-        names.iter().take(MOST).map(|name| format!("`{}`", shown(name.as_ref()))).collect();
-    if names.len() > MOST {
-        list.push(format!("… ({} in all)", names.len()));
-    }
-    list.join(", ")
-}
-
-/// Text for a message: short, and nothing in it that a terminal would obey.
-pub fn shown(text: &str) -> String {
-    let mut shown = String::new();
-    for char in text.chars().take(SHOWN) {
-        match char {
-            '"' | '\'' | '\\' => shown.push(char),
-            _ => shown.extend(char.escape_debug()),
-        }
-    }
-    if text.chars().nth(SHOWN).is_some() {
-        shown.push('…');
-    }
-    shown
 }

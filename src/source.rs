@@ -279,7 +279,7 @@ impl Source {
                 bail!(if bytes.stopped() { "stopped before the first row" } else { "is empty" });
             }
             Some(format) => format,
-            None => by_content(bytes.peek()?, input),
+            None => by_content(&bytes.first(npy::MAGIC.len())?, input),
         };
         if options.stream_column.is_some() && !matches!(format, Format::Csv | Format::Jsonl) {
             let format = format!("{format:?}").to_lowercase();

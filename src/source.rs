@@ -173,7 +173,7 @@ impl Source {
                 bail!("is empty");
             }
             Some(format) => format,
-            None => by_content(bytes.peek()?, input),
+            None => by_content(&bytes.first(npy::MAGIC.len())?, input),
         };
         if options.stream_column.is_some() && !matches!(format, Format::Csv | Format::Jsonl) {
             let format = format!("{format:?}").to_lowercase();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use std::{iter, mem};
+use std::{iter, mem, thread};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
@@ -58,17 +58,23 @@ pub enum Need {
     Bytes(usize),
     /// A line.
     Line,
+    /// What says what the input is: a line with anything on it, or as many bytes from there on.
+    First(usize),
 }
 
 impl Need {
     /// Whether `parts`, one after the other, have it.
     fn is_met<'a>(self, parts: impl Iterator<Item = &'a [u8]>) -> bool {
-        let mut left = if let Need::Bytes(bytes) = self { bytes } else { 0 };
+        let mut left = if let Need::Bytes(bytes) | Need::First(bytes) = self { bytes } else { 0 };
+        let mut begun = !matches!(self, Need::First(_));
         for part in parts {
+            let part = if begun { part } else { part.trim_ascii_start() };
+            begun |= !part.is_empty();
             left = left.saturating_sub(part.len());
             let is_met = match self {
                 Need::Bytes(_) => left == 0,
                 Need::Line => part.contains(&b'\n'),
+                Need::First(_) => begun && (left == 0 || part.contains(&b'\n')),
             };
             if is_met {
                 return true;
@@ -201,6 +207,18 @@ impl Bytes {
     /// The next bytes without consuming them; none at the end.
     pub fn peek(&mut self) -> Result<&[u8]> {
         Ok(self.reader.fill_buf()?)
+    }
+
+    /// What says what the input is: its first bytes, up to and with `count` behind white space, or a line; fewer at the end.
+    pub fn first(&mut self, count: usize) -> Result<Vec<u8>> {
+        let mut first = self.peek()?.to_vec();
+        while !first.is_empty() && !self.stopped() && self.would_wait(Need::First(count)) {
+            thread::park_timeout(POLL);
+        }
+        if let Origin::Live(live) = &self.reader.get_ref().from {
+            live.parts().for_each(|part| first.extend_from_slice(part));
+        }
+        Ok(first)
     }
 
     /// Consumes bytes of the last [`peek`](Self::peek).

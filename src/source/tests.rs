@@ -756,4 +756,8 @@ fn any_pieces_give_the_same_records() {
     check("x.npy", &npy("<f4", "(2, 2)", &le(&[1.0, 2.0, 3.0, 4.0])), &ab);
     check("-", b"one\n\n\xFFtwo\nno end", &tokens(256));
     check("x.bin", b"one\n\0", &tokens(256));
+    // What it is does not show in the first piece.
+    check("-", b" \t\n \n          [1, 2]\n[3, 4]\n", &ab);
+    check("-", &npy("<f4", "(1, 2)", &le(&[1.0, 2.0])), &ab);
+    check("-", b"          \n  ", &ab);
 }

@@ -5,7 +5,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 8 | `mcedge`, 0x1a, newline |
-//! | 4 | version of the format |
+//! | 4 | version of the format, 2 |
 //! | 4 | sections |
 //! | 8 | bytes of the file |
 //! | | sections: 8 bytes of the name's length, the name, 8 of the payload's length, 4 of its CRC32, the payload |

@@ -51,7 +51,7 @@ fn the_file_is_as_its_table_says() {
     draft.section("a");
     draft.u32(5);
     let found = draft.finish();
-    let mut expected = b"mcedge\x1a\n\x01\0\0\0\x01\0\0\0".to_vec();
+    let mut expected = b"mcedge\x1a\n\x02\0\0\0\x01\0\0\0".to_vec();
     expected.extend((8 + 4 + 4 + 8 + (8 + 1 + 8 + 4 + 4) + 32u64).to_le_bytes());
     expected.extend(b"\x01\0\0\0\0\0\0\0a\x04\0\0\0\0\0\0\0");
     // CRC-32 of 05 00 00 00, by Python's zlib.

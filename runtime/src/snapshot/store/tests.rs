@@ -331,7 +331,7 @@ fn what_cannot_be_loaded_says_why() {
         disk.file(name, |bytes| *bytes = of_version(9, &snapshot(2)));
         let error = store.load(MOST).unwrap_err();
         assert_eq!(error.to_string(), name);
-        let StoreError::Snapshot { source: SnapshotError::Version { found: 9, expected: 1 }, .. } = error
+        let StoreError::Snapshot { source: SnapshotError::Version { found: 9, expected: 2 }, .. } = error
         else {
             panic!("{error:?}");
         };

@@ -19,7 +19,7 @@ mod track;
 
 pub use address::{Address, AddressError, I2cAddress, PortName, SensorKind, SerialAddress, StreamName};
 pub use clock::{Clock, ClockFit};
-pub use lines::{Begin, LineCounters, LineKind, Lines, MOST_LINE_BYTES, WholeLines};
+pub use lines::{Begin, LineCounters, LineKind, Lines, MOST_LINE_BYTES};
 pub use link::{
     BadFrames, Channel, Counters, Event, Gap, GapCause, Link, LinkError, LinkOptions, Responder, Sample,
     Stream,

@@ -1,13 +1,11 @@
 //! Whole lines out of bytes that come in any pieces, from a sender that may go and come back.
 
-use std::io::{self, ErrorKind, Read};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The most bytes of a line without its end; a longer one is dropped.
 pub const MOST_LINE_BYTES: usize = 1 << 20;
-const READ_BYTES: usize = 16 << 10;
 
 /// What has been seen of lines, for whoever wants to look while another thread reads.
 #[derive(Debug, Default)]
@@ -313,51 +311,6 @@ fn is_header(line: &str) -> bool {
     is_text && line.chars().any(char::is_alphabetic) && !separated(line).any(is_number)
 }
 
-/// The bytes of the whole lines of a reader: a line that never ends is never seen.
-#[derive(Debug)]
-pub struct WholeLines<R> {
-    reader: R,
-    lines: Lines,
-    room: Box<[u8]>,
-}
-
-impl<R: Read> WholeLines<R> {
-    /// Of a reader whose bytes begin like this, and are such lines.
-    pub fn new(reader: R, begin: Begin, kind: LineKind) -> Self {
-        WholeLines { reader, lines: Lines::new(begin, kind), room: vec![0; READ_BYTES].into() }
-    }
-
-    /// What has been seen so far.
-    pub fn counters(&self) -> Arc<LineCounters> {
-        self.lines.counters()
-    }
-
-    /// Goes on with another reader, of the same sender: it has been away.
-    pub fn reconnect(&mut self, reader: R) {
-        self.reader = reader;
-        self.lines.hang_up();
-        self.lines.come_back();
-    }
-}
-
-impl<R: Read> Read for WholeLines<R> {
-    /// Waits for whole lines. At the reader's end the line that has begun is dropped.
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        while self.lines.is_empty() {
-            match self.reader.read(&mut self.room) {
-                Ok(0) => {
-                    self.lines.hang_up();
-                    return Ok(0);
-                }
-                Ok(count) => self.lines.push(&self.room[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(self.lines.take(room))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -491,13 +444,19 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_gives_whole_lines_across_a_reconnect() {
-        let mut lines = WholeLines::new(&b"a\n1\n2"[..], Begin::Whole, LineKind::Rows);
-        let mut text = String::new();
-        lines.read_to_string(&mut text).unwrap();
-        lines.reconnect(&b"a\n3\n4"[..]);
-        lines.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "a\n1\n3\n");
+    fn lines_are_whole_across_a_reconnect() {
+        let mut lines = Lines::new(Begin::Whole, LineKind::Rows);
+        let (mut text, mut room) = (Vec::<u8>::new(), [0; 16]);
+        let mut session = |lines: &mut Lines, bytes: &[u8]| {
+            lines.push(bytes);
+            lines.hang_up();
+            let count = lines.take(&mut room);
+            text.extend(&room[..count]);
+        };
+        session(&mut lines, b"a\n1\n2");
+        lines.come_back();
+        session(&mut lines, b"a\n3\n4");
+        assert_eq!(text, b"a\n1\n3\n");
         let counters = lines.counters();
         let counts = [&counters.lines, &counters.cut, &counters.reconnects, &counters.bytes];
         assert_eq!(counts.map(|counter| counter.load(Ordering::Relaxed)), [3, 2, 1, 10]);

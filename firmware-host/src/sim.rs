@@ -19,7 +19,7 @@ pub use mcedge_wire::Element;
 use mcedge_wire::EncodeError;
 
 pub use ledger::{Boot, Ledger};
-pub use options::{Channel, Every, Faults, Format, SimOptions, Source};
+pub use options::{Every, Faults, Format, SimOptions, Source};
 pub use simulator::Simulator;
 
 /// An answer of the model, as the board got it.

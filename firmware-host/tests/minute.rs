@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mcedge_firmware_host::sim::{Channel, Element, Format, SimOptions, Simulator, Source};
-use mcedge_firmware_host::{Event, Link, LinkOptions};
+use mcedge_firmware_host::sim::{Element, Format, SimOptions, Simulator, Source};
+use mcedge_firmware_host::{Channel, Event, Link, LinkOptions};
 
 const BAUD: u32 = 1_000_000;
 const CHANNELS: u64 = 6;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
-use mcedge_firmware_host::sim::{self, Answer, Channel, Element, Faults, Format, Simulator, Source};
+use mcedge_firmware_host::Channel;
+use mcedge_firmware_host::sim::{self, Answer, Element, Faults, Format, Simulator, Source};
 
 use super::recording::Recording;
 use super::{Args, ElementArg, FaultArgs, Period, Talk};

@@ -24,7 +24,7 @@ struct Heard {
 /// Plays so many rows with these faults, and reads them to the end.
 fn play(name: &str, count: u64, options: SimOptions) -> (Heard, Ledger) {
     let path = std::env::temp_dir().join(format!("mcedge-link-{name}-{}", std::process::id()));
-    let channel = |name: &str, scale| crate::sim::Channel { name: name.into(), unit: "V".into(), scale };
+    let channel = |name: &str, scale| Channel { name: name.into(), unit: "V".into(), scale };
     let source = Source {
         stream: 7,
         name: "sim".into(),

@@ -137,7 +137,7 @@ impl Board {
         let Source { name, rate_hz, element, channels, .. } = &self.source;
         let channels: Vec<Channel<'_>> = channels
             .iter()
-            .map(|super::Channel { name, unit, scale }| Channel { name, unit, scale: *scale })
+            .map(|crate::Channel { name, unit, scale }| Channel { name, unit, scale: *scale })
             .collect();
         let channels = Channels::Listed(&channels);
         let body = Body::Descriptor(Descriptor { name, rate_hz: *rate_hz, element: *element, channels });

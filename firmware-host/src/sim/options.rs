@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use mcedge_wire::Element;
 
+use crate::Channel;
+
 /// What a simulated board samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
@@ -18,19 +20,8 @@ pub struct Source {
     pub has_any_rate: bool,
     /// What numbers are sent as.
     pub element: Element,
-    /// What a row has, 1 to 32.
+    /// What a row has, 1 to 32; names of at most 24 bytes, units of at most 8. Rows are in the units.
     pub channels: Vec<Channel>,
-}
-
-/// A channel of a [`Source`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Channel {
-    /// Its name, of at most 24 bytes.
-    pub name: String,
-    /// Its unit, of at most 8 bytes.
-    pub unit: String,
-    /// What a number on the wire is multiplied with to be in this unit; rows are in the unit.
-    pub scale: f32,
 }
 
 /// How a board talks.

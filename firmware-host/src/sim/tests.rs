@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use mcedge_wire::{ALL_STREAMS, Body, Decoder, MAX_FRAME, Prediction, Record, State, Status, Values, encode};
 
 use super::*;
+use crate::Channel;
 
 /// No test takes as long on the slowest machine.
 const DEADLINE: Duration = Duration::from_secs(60);

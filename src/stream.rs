@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::Usage;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mcedge_models::contract::Contract;
@@ -22,7 +22,7 @@ pub struct Placement {
     /// Take the CPU when the device is not to be had
     #[arg(long)]
     pub allow_fallback: bool,
-    /// Run the graph's bodies of standard operations in ONNX Runtime, as a GPU does, not the fused kernel
+    /// Run the graph's bodies of standard operations, as a GPU does, not the fused kernel
     #[arg(long)]
     pub plain: bool,
     /// Run tokens one by one, also where many wait: leave chunk.onnx out
@@ -62,8 +62,8 @@ pub fn policy() -> impl TypedValueParser<Value = Policy> {
 
 /// An engine over one of the backends: a batch of streams, often of one.
 pub enum Stream {
-    /// Over tract.
-    Tract(Box<Engine<Tract>>),
+    /// Over tract, and with what in it.
+    Tract(Box<Engine<Tract>>, &'static str),
     /// Over ONNX Runtime, and where it put the graph.
     Ort(Box<Engine<Ort>>, &'static str),
 }
@@ -80,7 +80,7 @@ fn engine<B: Backend>(model: &Model, backend: B, options: EngineOptions) -> Resu
 macro_rules! over {
     ($stream:expr, $engine:ident => $expression:expr) => {
         match $stream {
-            Stream::Tract($engine) => $expression,
+            Stream::Tract($engine, _) => $expression,
             Stream::Ort($engine, _) => $expression,
         }
     };
@@ -99,9 +99,6 @@ impl Stream {
             BackendArg::Tract if !on_cpu => {
                 bail!(Usage("--backend tract runs on the CPU alone, expected --device cpu".into()))
             }
-            BackendArg::Tract if placement.plain => {
-                bail!(Usage("--plain is for --backend ort: tract needs the kernels".into()))
-            }
             BackendArg::Tract => Self::tract(model, placement, options),
             BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, placement, options),
             BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement, options),
@@ -109,13 +106,21 @@ impl Stream {
     }
 
     fn tract(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
-        let mut engine = engine(model, Tract::new(model)?, options)?;
-        if placement.chunks(model)
-            && let Some(chunks) = Tract::chunks(model)?
-        {
-            engine = engine.with_chunks(chunks)?;
+        let (step, place) = match placement.plain {
+            true => (Tract::plain(model)?, "tract on cpu, plain bodies"),
+            false => (Tract::new(model)?, "tract on cpu, fused kernels"),
+        };
+        let mut engine = engine(model, step, options)?;
+        if placement.chunks(model) {
+            let chunks = match placement.plain {
+                true => Tract::plain_chunks(model).context("chunk.onnx, which --no-chunks leaves out")?,
+                false => Tract::chunks(model)?,
+            };
+            if let Some(chunks) = chunks {
+                engine = engine.with_chunks(chunks)?;
+            }
         }
-        Ok(Stream::Tract(Box::new(engine)))
+        Ok(Stream::Tract(Box::new(engine), place))
     }
 
     fn ort(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
@@ -141,8 +146,7 @@ impl Stream {
     /// What ran where.
     pub fn place(&self) -> &'static str {
         match self {
-            Stream::Tract(_) => "tract on cpu, fused kernels",
-            Stream::Ort(_, place) => place,
+            Stream::Tract(_, place) | Stream::Ort(_, place) => place,
         }
     }
 

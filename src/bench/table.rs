@@ -1,0 +1,184 @@
+//! A record as text, for a terminal of 80 columns.
+
+use std::fmt::Write;
+
+use super::record::{Record, Run};
+use crate::budget::readable;
+
+/// Widths of the columns behind a backend's name.
+const COLUMNS: [(&str, usize); 10] = [
+    ("p50", 7),
+    ("p90", 7),
+    ("p99", 7),
+    ("p99.9", 7),
+    ("max", 7),
+    ("min", 7),
+    ("tok/s", 8),
+    ("ratio", 7),
+    ("read", 5),
+    ("end", 7),
+];
+/// Width of a backend's name.
+const NAME: usize = 11;
+
+/// What was measured, and what it was measured on.
+pub fn table(record: &Record) -> String {
+    let mut text = head(record);
+    for group in record.runs.chunk_by(|a, b| settings(a) == settings(b)) {
+        let _ = writeln!(text, "\n{}; µs", heading(&group[0]));
+        let _ = write!(text, "{:NAME$}", "");
+        COLUMNS.iter().for_each(|(name, width)| text.push_str(&right(name, *width)));
+        text.push('\n');
+        for runs in group.chunk_by(|a, b| a.fill == b.fill) {
+            let _ = writeln!(text, "{}", floor(&runs[0]));
+            runs.iter().for_each(|run| text.push_str(&row(run, &runs[0])));
+        }
+    }
+    text.push_str(&legend(record));
+    text
+}
+
+/// The model and the machine.
+fn head(record: &Record) -> String {
+    let (model, machine) = (&record.model, &record.machine);
+    let segment = model.segment.map(|segment| format!(", segments of {segment} tokens")).unwrap_or_default();
+    let virtual_machine = machine.hypervisor.iter().map(|vendor| format!(", virtual ({vendor} hypervisor)"));
+    let pinned = machine.pinned.map(|cpu| format!(", pinned to CPU {cpu}"));
+    let rest: String = virtual_machine.chain(pinned).collect();
+    let count = record.runs.first().map_or(0, |run| run.rounds_us.len());
+    format!(
+        "{}: {} numbers{segment}\n{}, {}{rest}\n{count} rounds, {}\n",
+        model.name, model.parameters, machine.cpu, machine.instructions, record.date
+    )
+}
+
+/// What a table is of.
+fn settings(run: &Run) -> (&str, usize, usize, usize) {
+    (&run.cache_dtype, run.batch, run.chunk, run.threads.min(1))
+}
+
+fn heading(run: &Run) -> String {
+    let tokens = if run.chunk == 1 { "one token".to_owned() } else { format!("{} tokens", run.chunk) };
+    let streams = if run.batch == 1 { String::new() } else { format!(" of each of {} streams", run.batch) };
+    format!("{tokens}{streams} a run, {} cache", run.cache_dtype)
+}
+
+/// What a run takes at least, by what has to be read.
+fn floor(run: &Run) -> String {
+    let (bytes, bandwidth) = (run.touched.total(), run.bandwidth_bytes_per_second);
+    format!(
+        "{} checkpoint{}: {} touched, {} µs at the {:.1} GB/s that a core reads",
+        run.fill,
+        if run.fill == 1 { "" } else { "s" },
+        readable(bytes as usize),
+        micros(bytes as f64 / bandwidth * 1e6),
+        bandwidth / 1e9
+    )
+}
+
+fn row(run: &Run, first: &Run) -> String {
+    let Run { ordinary, segment_end, .. } = run;
+    let times = [ordinary.p50, ordinary.p90, ordinary.p99, ordinary.p999, ordinary.max, ordinary.min];
+    let mut cells: Vec<String> = times.map(micros).to_vec();
+    cells.push(count(run.tokens_per_second));
+    cells.push(format!("{:.2}×", ordinary.p50 / first.ordinary.p50));
+    cells.push(if run.device == "cpu" { format!("{:.0}%", 100.0 * share(run)) } else { "-".into() });
+    cells.push(segment_end.as_ref().map_or("-".into(), |end| micros(end.p50)));
+    if ordinary.count == 0 {
+        cells[..6].fill("-".into());
+        cells[7..9].fill("-".into());
+    }
+    let mut line = format!("  {:<1$}", name(run), NAME - 2);
+    for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
+        line.push_str(&right(cell, width));
+    }
+    line + "\n"
+}
+
+/// A backend's name in a row.
+pub fn name(run: &Run) -> String {
+    let kernels = if run.kernels == "fused" { "" } else { " plain" };
+    let device = if run.device == "cpu" { String::new() } else { format!(" {}", run.device) };
+    format!("{}{device}{kernels}", run.backend)
+}
+
+/// What part of the core's read bandwidth an ordinary run makes use of.
+fn share(run: &Run) -> f64 {
+    run.touched.total() as f64 / (run.ordinary.p50 * 1e-6) / run.bandwidth_bytes_per_second
+}
+
+/// What the columns mean, how the outputs were checked, and what is not a column.
+fn legend(record: &Record) -> String {
+    let mut text = String::from(
+        "\nratio: p50 by that of the first; read: part of the core's read bandwidth;\nend: p50 of a run that ends a segment\n",
+    );
+    for run in &record.runs {
+        if let Some(paced) = &run.paced {
+            let _ = writeln!(
+                text,
+                "{} at {} checkpoints, {} Hz: {} of {} deadlines missed, p99 − p50 {} µs",
+                name(run),
+                run.fill,
+                paced.rate_hz,
+                paced.missed,
+                run.ordinary.count + run.segment_end.as_ref().map_or(0, |end| end.count),
+                micros(paced.jitter_us)
+            );
+        }
+    }
+    let mut names: Vec<String> = Vec::new();
+    for run in &record.runs {
+        let name = name(run);
+        if !names.contains(&name) {
+            text.push_str(&start(&name, &record.runs));
+            names.push(name);
+        }
+    }
+    let error = record.runs.iter().map(|run| run.check.error / run.check.tolerance).fold(0.0, f64::max);
+    let _ = writeln!(text, "outputs checked: off by {:.0}% of what is allowed at most", 100.0 * error);
+    if let Some(bytes) = record.runs.last().and_then(|run| run.resident_bytes) {
+        let _ = writeln!(text, "resident: {}, all of these in one process", readable(bytes as usize));
+    }
+    text
+}
+
+/// How a backend starts, over all of its runs.
+fn start(backend: &str, runs: &[Run]) -> String {
+    let of = |value: fn(&Run) -> f64| {
+        let values = runs.iter().filter(|run| name(run) == backend).map(value);
+        values.fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), value| {
+            (least.min(value), most.max(value))
+        })
+    };
+    let range = |(least, most): (f64, f64)| match (micros(least), micros(most)) {
+        (least, most) if least == most => least,
+        (least, most) => format!("{least} to {most}"),
+    };
+    format!(
+        "{backend}: loads in {} ms, first run {} µs\n",
+        range(of(|run| run.load_ms)),
+        range(of(|run| run.first_us))
+    )
+}
+
+fn right(text: &str, width: usize) -> String {
+    format!("{text:>width$}")
+}
+
+/// A time in at most six characters.
+fn micros(us: f64) -> String {
+    match us {
+        us if us < 99.95 => format!("{us:.1}"),
+        us if us < 999_999.5 => format!("{us:.0}"),
+        us => format!("{us:.1e}"),
+    }
+}
+
+/// A count in at most six characters.
+fn count(count: f64) -> String {
+    match count {
+        count if count < 99_999.5 => format!("{count:.0}"),
+        count if count < 999_500.0 => format!("{:.0}k", count / 1e3),
+        count => format!("{:.2}M", count / 1e6),
+    }
+}

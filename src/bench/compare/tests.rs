@@ -1,66 +1,8 @@
-//! Records that are made up.
+//! Records that are made up, held against each other.
 
-use super::super::record::{Check, Conditions, Machine, ModelFacts, Paced, SCHEMA, Touched};
+use super::super::made_up::{Noise, record, run};
+use super::super::record::{Conditions, Paced};
 use super::*;
-
-fn run(backend: &str, fill: usize, rounds_us: &[f64]) -> Run {
-    let p50 = Rounds::new(rounds_us).middle;
-    Run {
-        backend: backend.into(),
-        kernels: "fused".into(),
-        device: "cpu".into(),
-        cache_dtype: "f32".into(),
-        fill,
-        capacity: 256,
-        batch: 1,
-        chunk: 1,
-        threads: 1,
-        check: Check { against: vec!["golden run".into()], tokens: 64, error: 1e-7, tolerance: 1e-5 },
-        load_ms: 10.0,
-        first_us: 100.0,
-        ordinary: Latency { count: 1000, p50, p99: 1.5 * p50, ..Latency::default() },
-        segment_end: None,
-        rounds_us: rounds_us.to_vec(),
-        tokens_per_second: 1e6 / p50,
-        resident_bytes: None,
-        touched: Touched::default(),
-        bandwidth_bytes_per_second: 25e9,
-        paced: None,
-        histogram: Vec::new(),
-        timeline: Vec::new(),
-    }
-}
-
-fn record(runs: Vec<Run>) -> Record {
-    Record {
-        schema: SCHEMA.into(),
-        date: "2026-11-22T00:00:00Z".into(),
-        version: "0.1.0".into(),
-        command: ["bench", "model", "--json", "a.json"].map(String::from).to_vec(),
-        machine: Machine { cpu: "Xeon".into(), cpus: 2, ..Machine::default() },
-        conditions: Vec::new(),
-        model: ModelFacts { name: "pump".into(), segment: Some(64), parameters: 1000, digest: "abc".into() },
-        runs,
-    }
-}
-
-/// Noise of a seed: SplitMix64, and a normal number as the sum of twelve.
-struct Noise(u64);
-
-impl Noise {
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ mixed >> 31) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Medians of rounds about `middle`, with a relative deviation.
-    fn rounds(&mut self, count: usize, middle: f64, deviation: f64) -> Vec<f64> {
-        let mut normal = || (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0;
-        (0..count).map(|_| middle * (deviation * normal()).exp()).collect()
-    }
-}
 
 /// The part of `trials` pairs of five rounds that are told to have moved, when `shift` is what moved.
 fn found(shift: f64, deviation: f64, trials: usize) -> f64 {

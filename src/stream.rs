@@ -66,17 +66,10 @@ pub fn policy() -> impl TypedValueParser<Value = Policy> {
 
 /// An engine over one of the backends: a batch of streams, often of one.
 pub enum Stream {
-<<<<<<< HEAD
-    /// Over tract, and with what in it.
-    Tract(Box<Engine<Tract>>, &'static str),
-    /// Over ONNX Runtime, and where it put the graph.
-    Ort(Box<Engine<Ort>>, &'static str),
-=======
-    /// Over tract.
-    Tract(Box<Engine<Tract>>),
+    /// Over tract, and whether it runs the plain bodies.
+    Tract(Box<Engine<Tract>>, bool),
     /// Over ONNX Runtime, where it put the graph, and whether it runs the plain bodies.
     Ort(Box<Engine<Ort>>, Device, bool),
->>>>>>> tool
 }
 
 /// An engine; a policy that cannot be for this bundle is a wrong flag.
@@ -87,17 +80,16 @@ fn engine<B: Backend>(model: &Model, backend: B, options: EngineOptions) -> Resu
     })
 }
 
+fn one_thread() -> Usage {
+    Usage("--threads is for --backend ort: tract runs on one".into())
+}
+
 /// The same expression over either engine.
 macro_rules! over {
     ($stream:expr, $engine:ident => $expression:expr) => {
         match $stream {
-<<<<<<< HEAD
             Stream::Tract($engine, _) => $expression,
-            Stream::Ort($engine, _) => $expression,
-=======
-            Stream::Tract($engine) => $expression,
             Stream::Ort($engine, ..) => $expression,
->>>>>>> tool
         }
     };
 }
@@ -115,15 +107,8 @@ impl Stream {
             BackendArg::Tract if !on_cpu => {
                 bail!(Usage("--backend tract runs on the CPU alone, expected --device cpu".into()))
             }
-<<<<<<< HEAD
-=======
-            BackendArg::Tract if placement.plain => {
-                bail!(Usage("--plain is for --backend ort: tract needs the kernels".into()))
-            }
-            BackendArg::Tract | BackendArg::Auto if on_cpu && !placement.plain && placement.threads > 1 => {
-                bail!(Usage("--threads is for --backend ort: tract runs on one".into()))
-            }
->>>>>>> tool
+            BackendArg::Tract if placement.threads > 1 => bail!(one_thread()),
+            BackendArg::Auto if on_cpu && !placement.plain && placement.threads > 1 => bail!(one_thread()),
             BackendArg::Tract => Self::tract(model, placement, options),
             BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, placement, options),
             BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement, options),
@@ -131,9 +116,9 @@ impl Stream {
     }
 
     fn tract(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
-        let (step, place) = match placement.plain {
-            true => (Tract::plain(model)?, "tract on cpu, plain bodies"),
-            false => (Tract::new(model)?, "tract on cpu, fused kernels"),
+        let step = match placement.plain {
+            true => Tract::plain(model)?,
+            false => Tract::new(model)?,
         };
         let mut engine = engine(model, step, options)?;
         if placement.chunks(model) {
@@ -145,7 +130,7 @@ impl Stream {
                 engine = engine.with_chunks(chunks)?;
             }
         }
-        Ok(Stream::Tract(Box::new(engine), place))
+        Ok(Stream::Tract(Box::new(engine), placement.plain))
     }
 
     fn ort(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
@@ -166,22 +151,19 @@ impl Stream {
     /// What ran where.
     pub fn place(&self) -> &'static str {
         match self {
-<<<<<<< HEAD
-            Stream::Tract(_, place) | Stream::Ort(_, place) => place,
-=======
-            Stream::Tract(_) => "tract on cpu, fused kernels",
+            Stream::Tract(_, true) => "tract on cpu, plain bodies",
+            Stream::Tract(_, false) => "tract on cpu, fused kernels",
             Stream::Ort(_, Device::Cpu, true) => "ort on cpu, plain bodies",
             Stream::Ort(_, Device::Cpu, false) => "ort on cpu, fused kernels",
             Stream::Ort(_, Device::Cuda, _) => "ort on cuda, plain bodies",
             Stream::Ort(_, Device::TensorRt, _) => "ort on tensorrt, plain bodies",
->>>>>>> tool
         }
     }
 
     /// The backend's word on the command line.
     pub fn backend(&self) -> &'static str {
         match self {
-            Stream::Tract(_) => "tract",
+            Stream::Tract(..) => "tract",
             Stream::Ort(..) => "ort",
         }
     }
@@ -189,14 +171,14 @@ impl Stream {
     /// The device that the graph is on.
     pub fn device(&self) -> Device {
         match self {
-            Stream::Tract(_) => Device::Cpu,
+            Stream::Tract(..) => Device::Cpu,
             Stream::Ort(_, device, _) => *device,
         }
     }
 
     /// Whether memory functions run as their bodies of standard operations, and not as kernels.
     pub fn is_plain(&self) -> bool {
-        matches!(self, Stream::Ort(_, _, true))
+        matches!(self, Stream::Ort(_, _, true) | Stream::Tract(_, true))
     }
 
     /// As [`Engine::push`].

@@ -67,7 +67,7 @@ impl<'a> Runner<'a> {
         let start = Instant::now();
         let stream = Stream::open(&case.model, backend, &placement, options(case.fill))?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        let threads = if matches!(stream, Stream::Tract(_)) { 1 } else { placement.threads.into() };
+        let threads = if matches!(stream, Stream::Tract(..)) { 1 } else { placement.threads.into() };
         let given = case.inputs.buffer();
         let mut runner = Self {
             case,

@@ -81,6 +81,9 @@ pub struct Args {
     /// Sleep so long before each run that is timed: caches and clocks cool
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     idle_gap: Option<Duration>,
+    /// The largest error that passes, as in verify [default: 1e-4; 2e-2 with an f16 cache, 1e-1 with i8]
+    #[arg(long, value_name = "X", value_parser = tolerance)]
+    atol: Option<f64>,
     /// Keep to this CPU
     #[arg(long, value_name = "CPU")]
     pin: Option<usize>,
@@ -104,6 +107,11 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate| (0.01..=1e6).contains(rate));
     rate.ok_or_else(|| "expected 0.01 to 1000000 runs a second".into())
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    let tolerance = text.parse().ok().filter(|tolerance: &f64| tolerance.is_finite() && *tolerance >= 0.0);
+    tolerance.ok_or_else(|| "expected 0 or more".into())
 }
 
 /// What is run, of which bundles.
@@ -133,7 +141,7 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     for (case, filled) in cases.iter().zip(&filled) {
         progress.set_message(format!("checking, {} checkpoints", case.fill));
         let open = |(backend, placement): &(BackendArg, Placement)| {
-            Runner::open(case, filled, *backend, placement, began)
+            Runner::open(case, filled, *backend, placement, args.tolerance(case), began)
         };
         runners.push(plan.backends.iter().map(open).collect::<Result<Vec<_>>>()?);
     }
@@ -210,7 +218,7 @@ fn runs(args: &Args, cases: &[Case], runners: &[Vec<Runner<'_>>], bandwidths: &[
         let first = runners[0].stream().place();
         runners.iter().enumerate().map(move |(index, runner)| Run {
             resident_bytes,
-            bandwidth_bytes_per_second: bandwidth,
+            bandwidth_bytes_per_second: bandwidth.round(),
             ..run(args, case, runner, (index > 0).then_some(first))
         })
     });
@@ -221,7 +229,7 @@ fn runs(args: &Args, cases: &[Case], runners: &[Vec<Runner<'_>>], bandwidths: &[
 fn run(args: &Args, case: &Case, runner: &Runner<'_>, first: Option<&str>) -> Run {
     let (stream, tally, contract) = (runner.stream(), &runner.tally, case.model.contract());
     let ordinary = latency(&tally.ordinary);
-    let jitter_us = ordinary.p99 - ordinary.p50;
+    let jitter_us = thousandth(ordinary.p99 - ordinary.p50);
     let compared: usize = if first.is_some() { runner.kept.len() * contract.batch * case.chunk } else { 0 };
     Run {
         backend: stream.backend().to_owned(),
@@ -237,14 +245,14 @@ fn run(args: &Args, case: &Case, runner: &Runner<'_>, first: Option<&str>) -> Ru
             against: ["golden run"].into_iter().chain(first).map(str::to_owned).collect(),
             tokens: (runner.checked + compared) as u64,
             error: runner.error,
-            tolerance: verify::tolerance(contract),
+            tolerance: runner.tolerance,
         },
-        load_ms: runner.load_ms,
-        first_us: runner.first_us,
+        load_ms: thousandth(runner.load_ms),
+        first_us: thousandth(runner.first_us),
         ordinary,
         segment_end: (tally.ends.count() > 0).then(|| latency(&tally.ends)),
         rounds_us: tally.rounds_us.clone(),
-        tokens_per_second: tally.tokens_per_second(),
+        tokens_per_second: thousandth(tally.tokens_per_second()),
         resident_bytes: None,
         touched: case.touched.clone(),
         bandwidth_bytes_per_second: 0.0,
@@ -326,6 +334,10 @@ impl Args {
         bundle::directory(&self.bundle, &options, |_| Ok(()))
     }
 
+    fn tolerance(&self, case: &Case) -> f64 {
+        self.atol.unwrap_or_else(|| verify::tolerance(case.model.contract()))
+    }
+
     /// A record that cannot be written is told before it is made.
     fn check_json(&self) -> Result<()> {
         let Some(path) = &self.json else { return Ok(()) };
@@ -339,6 +351,11 @@ impl Args {
         let used = runners.iter().flatten().any(|runner| runner.stream().backend() == "ort");
         OnnxRuntime::load(self.placement.ort_library.as_deref()).ok().filter(|_| used)
     }
+}
+
+/// To three digits behind the point: ns, of µs.
+fn thousandth(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
 }
 
 /// The middle one; the upper of two.

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::Usage;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mcedge_models::contract::Contract;
@@ -23,7 +23,7 @@ pub struct Placement {
     /// Take the CPU when the device is not to be had
     #[arg(long)]
     pub allow_fallback: bool,
-    /// Run the graph's bodies of standard operations in ONNX Runtime, as a GPU does, not the fused kernel
+    /// Run the graph's bodies of standard operations, as a GPU does, not the fused kernel
     #[arg(long)]
     pub plain: bool,
     /// Run tokens one by one, also where many wait: leave chunk.onnx out
@@ -66,8 +66,8 @@ pub fn policy() -> impl TypedValueParser<Value = Policy> {
 
 /// An engine over one of the backends: a batch of streams, often of one.
 pub enum Stream {
-    /// Over tract.
-    Tract(Box<Engine<Tract>>),
+    /// Over tract, and whether it runs the plain bodies.
+    Tract(Box<Engine<Tract>>, bool),
     /// Over ONNX Runtime, where it put the graph, and whether it runs the plain bodies.
     Ort(Box<Engine<Ort>>, Device, bool),
 }
@@ -84,7 +84,7 @@ fn engine<B: Backend>(model: &Model, backend: B, options: EngineOptions) -> Resu
 macro_rules! over {
     ($stream:expr, $engine:ident => $expression:expr) => {
         match $stream {
-            Stream::Tract($engine) => $expression,
+            Stream::Tract($engine, ..) => $expression,
             Stream::Ort($engine, ..) => $expression,
         }
     };
@@ -103,10 +103,9 @@ impl Stream {
             BackendArg::Tract if !on_cpu => {
                 bail!(Usage("--backend tract runs on the CPU alone, expected --device cpu".into()))
             }
-            BackendArg::Tract if placement.plain => {
-                bail!(Usage("--plain is for --backend ort: tract needs the kernels".into()))
-            }
-            BackendArg::Tract | BackendArg::Auto if on_cpu && !placement.plain && placement.threads > 1 => {
+            BackendArg::Tract | BackendArg::Auto
+                if on_cpu && placement.threads > 1 && (backend == BackendArg::Tract || !placement.plain) =>
+            {
                 bail!(Usage("--threads is for --backend ort: tract runs on one".into()))
             }
             BackendArg::Tract => Self::tract(model, placement, options),
@@ -116,13 +115,18 @@ impl Stream {
     }
 
     fn tract(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
-        let mut engine = engine(model, Tract::new(model)?, options)?;
-        if placement.chunks(model)
-            && let Some(chunks) = Tract::chunks(model)?
-        {
-            engine = engine.with_chunks(chunks)?;
+        let step = if placement.plain { Tract::plain(model)? } else { Tract::new(model)? };
+        let mut engine = engine(model, step, options)?;
+        if placement.chunks(model) {
+            let chunks = match placement.plain {
+                true => Tract::plain_chunks(model).context("chunk.onnx, which --no-chunks leaves out")?,
+                false => Tract::chunks(model)?,
+            };
+            if let Some(chunks) = chunks {
+                engine = engine.with_chunks(chunks)?;
+            }
         }
-        Ok(Stream::Tract(Box::new(engine)))
+        Ok(Stream::Tract(Box::new(engine), placement.plain))
     }
 
     fn ort(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
@@ -143,7 +147,8 @@ impl Stream {
     /// What ran where.
     pub fn place(&self) -> &'static str {
         match self {
-            Stream::Tract(_) => "tract on cpu, fused kernels",
+            Stream::Tract(_, true) => "tract on cpu, plain bodies",
+            Stream::Tract(_, false) => "tract on cpu, fused kernels",
             Stream::Ort(_, Device::Cpu, true) => "ort on cpu, plain bodies",
             Stream::Ort(_, Device::Cpu, false) => "ort on cpu, fused kernels",
             Stream::Ort(_, Device::Cuda, _) => "ort on cuda, plain bodies",
@@ -154,7 +159,7 @@ impl Stream {
     /// The backend's word on the command line.
     pub fn backend(&self) -> &'static str {
         match self {
-            Stream::Tract(_) => "tract",
+            Stream::Tract(..) => "tract",
             Stream::Ort(..) => "ort",
         }
     }
@@ -162,14 +167,14 @@ impl Stream {
     /// The device that the graph is on.
     pub fn device(&self) -> Device {
         match self {
-            Stream::Tract(_) => Device::Cpu,
+            Stream::Tract(..) => Device::Cpu,
             Stream::Ort(_, device, _) => *device,
         }
     }
 
     /// Whether memory functions run as their bodies of standard operations, and not as kernels.
     pub fn is_plain(&self) -> bool {
-        matches!(self, Stream::Ort(_, _, true))
+        matches!(self, Stream::Tract(_, true) | Stream::Ort(_, _, true))
     }
 
     /// As [`Engine::push`].

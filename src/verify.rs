@@ -41,9 +41,9 @@ pub struct Args {
 pub enum Backends {
     /// tract, and ONNX Runtime where there is one
     Available,
-    /// tract, ONNX Runtime with the fused kernels, and ONNX Runtime with plain bodies
+    /// tract and ONNX Runtime, each with the fused kernels and with plain bodies
     All,
-    /// tract
+    /// tract as --plain says
     Tract,
     /// ONNX Runtime as --device and --plain say
     Ort,
@@ -73,7 +73,7 @@ pub struct Errors {
 pub fn verify(args: &Args) -> Result<ExitCode> {
     let on_cpu = args.placement.device == DeviceArg::Cpu && !args.placement.plain;
     if !on_cpu && matches!(args.backend, Backends::Available | Backends::All) {
-        bail!(Usage("--device and --plain are for --backend ort: name it".into()));
+        bail!(Usage("--device and --plain are for one backend: name it".into()));
     }
     ensure!(
         args.bundle.options.cache_budget.is_none() || !args.bundle.is_bundle(),
@@ -115,12 +115,17 @@ fn run_plan(
     may_be_missing: bool,
 ) -> Result<bool> {
     let mut passed = true;
-    for (backend, placement) in plan {
+    for (backend, mut placement) in plan {
         let mut stream = match Stream::open(model, backend, &placement, EngineOptions::default()) {
             Ok(stream) => stream,
             Err(error) if may_be_missing && is_missing(&error) => {
                 say!("{:<28} not run: {error:#}", "ort");
                 break;
+            }
+            Err(error) if is_optional(backend, &placement, model) => {
+                say!("{:<28} chunk  not run: {error:#}", "tract on cpu, plain bodies");
+                placement.no_chunks = true;
+                Stream::open(model, backend, &placement, EngineOptions::default())?
             }
             Err(error) => return Err(error),
         };
@@ -150,7 +155,13 @@ fn plan(args: &Args) -> Vec<(BackendArg, Placement)> {
     match args.backend {
         Backends::Tract => vec![(BackendArg::Tract, args.placement.clone())],
         Backends::Ort => vec![(BackendArg::Ort, args.placement.clone())],
-        Backends::All | Backends::Available => every_cpu(&args.placement),
+        Backends::Available => every_cpu(&args.placement),
+        Backends::All => {
+            let tract = Placement { plain: true, ..args.placement.clone() };
+            let mut all = every_cpu(&args.placement);
+            all.insert(1, (BackendArg::Tract, tract));
+            all
+        }
     }
 }
 
@@ -158,6 +169,11 @@ fn plan(args: &Args) -> Vec<(BackendArg, Placement)> {
 pub fn every_cpu(placement: &Placement) -> Vec<(BackendArg, Placement)> {
     let cpu = |plain| Placement { plain, ..placement.clone() };
     vec![(BackendArg::Tract, cpu(false)), (BackendArg::Ort, cpu(false)), (BackendArg::Ort, cpu(true))]
+}
+
+/// Whether a stream would also do without chunks: tract cannot run the plain bodies of some.
+fn is_optional(backend: BackendArg, placement: &Placement, model: &Model) -> bool {
+    backend == BackendArg::Tract && placement.plain && placement.chunks(model)
 }
 
 /// Whether it is that there is no ONNX Runtime.

@@ -37,6 +37,8 @@ pub enum Isa {
     Portable,
     /// AVX2, FMA and F16C, on x86-64.
     Avx2,
+    /// AVX-512F besides these.
+    Avx512,
     /// NEON, on aarch64.
     Neon,
 }
@@ -44,12 +46,12 @@ pub enum Isa {
 impl Isa {
     /// The best that this CPU has.
     pub fn detect() -> Self {
-        [Isa::Avx2, Isa::Neon].into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+        Self::available().last().unwrap_or(Isa::Portable)
     }
 
-    /// All that this CPU has, [`Isa::Portable`] first.
+    /// All that this CPU has, from [`Isa::Portable`] to the best.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Isa::Portable, Isa::Avx2, Isa::Neon].into_iter().filter(|isa| isa.is_available())
+        [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon].into_iter().filter(|isa| isa.is_available())
     }
 }
 
@@ -59,6 +61,7 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "AVX2 + FMA + F16C",
+            Isa::Avx512 => "AVX-512F + AVX2 + FMA + F16C",
             Isa::Neon => "NEON",
         })
     }

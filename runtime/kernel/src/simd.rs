@@ -1,4 +1,4 @@
-//! Eight lanes of f32 on each instruction set.
+//! Eight and sixteen lanes of f32 on each instruction set.
 //!
 //! An implementation of [`Simd`] is a token: a value of it exists only where the CPU has been asked and has the
 //! instructions, so its methods are safe to call. Everything generic over a token is `#[inline(always)]`: it has
@@ -11,10 +11,15 @@ use super::Isa;
 /// Lanes of a vector, on every instruction set.
 pub(super) const LANES: usize = 8;
 
-/// Vectors of [`LANES`] f32.
+/// Lanes of a wide vector, on every instruction set.
+pub(super) const WIDE: usize = 2 * LANES;
+
+/// Vectors of [`LANES`] f32, and of [`WIDE`].
 pub(super) trait Simd: Copy {
     /// A vector.
     type V: Copy;
+    /// A wide vector: one register where there is one so wide, else several.
+    type W: Copy;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;
@@ -34,6 +39,86 @@ pub(super) trait Simd: Copy {
     fn sum_each(self, v: [Self::V; LANES]) -> Self::V;
     /// The sum over the lanes.
     fn sum(self, v: Self::V) -> f32;
+
+    /// All lanes `x`.
+    fn wide_splat(self, x: f32) -> Self::W;
+    /// The lanes of `x`.
+    fn wide_load(self, x: &[f32; WIDE]) -> Self::W;
+    /// The lanes of `x`, exactly, as f32.
+    fn wide_load_f16(self, x: &[f16; WIDE]) -> Self::W;
+    /// The lanes of `x`, exactly, as f32.
+    fn wide_load_i8(self, x: &[i8; WIDE]) -> Self::W;
+    /// Writes the lanes to `x`.
+    fn wide_store(self, w: Self::W, x: &mut [f32; WIDE]);
+    /// a · b.
+    fn wide_mul(self, a: Self::W, b: Self::W) -> Self::W;
+    /// a · b + c, rounded once or twice.
+    fn wide_mul_add(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W;
+    /// The first eight lanes plus the last eight.
+    fn wide_fold(self, w: Self::W) -> Self::V;
+
+    /// Asks for the cache line that `x` begins in to be brought near. It changes nothing that can be seen but time, so
+    /// `x` may point anywhere.
+    fn prefetch<T>(self, x: *const T);
+}
+
+/// The wide half of [`Simd`], of two vectors side by side.
+macro_rules! wide_is_a_pair {
+    () => {
+        type W = [Self::V; 2];
+
+        #[inline(always)]
+        fn wide_splat(self, x: f32) -> Self::W {
+            [self.splat(x); 2]
+        }
+
+        #[inline(always)]
+        fn wide_load(self, x: &[f32; WIDE]) -> Self::W {
+            let [low, high] = halves(x);
+            [self.load(low), self.load(high)]
+        }
+
+        #[inline(always)]
+        fn wide_load_f16(self, x: &[f16; WIDE]) -> Self::W {
+            let [low, high] = halves(x);
+            [self.load_f16(low), self.load_f16(high)]
+        }
+
+        #[inline(always)]
+        fn wide_load_i8(self, x: &[i8; WIDE]) -> Self::W {
+            let [low, high] = halves(x);
+            [self.load_i8(low), self.load_i8(high)]
+        }
+
+        #[inline(always)]
+        fn wide_store(self, w: Self::W, x: &mut [f32; WIDE]) {
+            let (halves, _) = x.as_chunks_mut::<LANES>();
+            self.store(w[0], &mut halves[0]);
+            self.store(w[1], &mut halves[1]);
+        }
+
+        #[inline(always)]
+        fn wide_mul(self, a: Self::W, b: Self::W) -> Self::W {
+            [self.mul(a[0], b[0]), self.mul(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn wide_mul_add(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W {
+            [self.mul_add(a[0], b[0], c[0]), self.mul_add(a[1], b[1], c[1])]
+        }
+
+        #[inline(always)]
+        fn wide_fold(self, w: Self::W) -> Self::V {
+            self.mul_add(w[0], self.splat(1.0), w[1])
+        }
+    };
+}
+
+/// The first and the last eight.
+#[inline(always)]
+fn halves<T>(x: &[T; WIDE]) -> [&[T; LANES]; 2] {
+    let (halves, _) = x.as_chunks::<LANES>();
+    [&halves[0], &halves[1]]
 }
 
 /// Work that is the same on every instruction set, up to rounding.
@@ -57,6 +142,12 @@ impl Isa {
                 // SAFETY: the token proves that the CPU has the features of the function.
                 unsafe { x86::run(token, task) }
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                let token = x86::Avx512::new().expect("a CPU with AVX-512F, AVX2, FMA and F16C");
+                // SAFETY: the token proves that the CPU has the features of the function.
+                unsafe { x86::run_wide(token, task) }
+            }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => {
                 let token = arm::Neon::new().expect("a CPU with NEON");
@@ -74,6 +165,8 @@ impl Isa {
             Isa::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => x86::Avx2::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86::Avx512::new().is_some(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => arm::Neon::new().is_some(),
             #[allow(unreachable_patterns)]
@@ -88,6 +181,10 @@ struct Portable;
 
 impl Simd for Portable {
     type V = [f32; LANES];
+    wide_is_a_pair!();
+
+    #[inline(always)]
+    fn prefetch<T>(self, _: *const T) {}
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -165,7 +262,7 @@ mod x86 {
 
     use half::f16;
 
-    use super::{LANES, Simd, Task};
+    use super::{LANES, Simd, Task, WIDE, halves};
 
     /// The CPU has AVX2, FMA and F16C.
     #[derive(Clone, Copy)]
@@ -185,8 +282,30 @@ mod x86 {
         task.run(token);
     }
 
+    /// The CPU has AVX-512F, and what [`Avx2`] says.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512(Avx2);
+
+    impl Avx512 {
+        pub(super) fn new() -> Option<Self> {
+            Avx2::new().filter(|_| is_x86_feature_detected!("avx512f")).map(Self)
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    pub(super) fn run_wide(token: Avx512, task: impl Task) {
+        task.run(token);
+    }
+
     impl Simd for Avx2 {
         type V = __m256;
+        wide_is_a_pair!();
+
+        #[inline(always)]
+        fn prefetch<T>(self, x: *const T) {
+            // SAFETY: a prefetch faults nowhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+        }
 
         #[inline(always)]
         fn splat(self, x: f32) -> __m256 {
@@ -253,6 +372,113 @@ mod x86 {
             }
         }
     }
+
+    /// Eight lanes are those of [`Avx2`]; sixteen are a register of their own.
+    impl Simd for Avx512 {
+        type V = __m256;
+        type W = __m512;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m256 {
+            self.0.splat(x)
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> __m256 {
+            self.0.load(x)
+        }
+
+        #[inline(always)]
+        fn load_f16(self, x: &[f16; LANES]) -> __m256 {
+            self.0.load_f16(x)
+        }
+
+        #[inline(always)]
+        fn load_i8(self, x: &[i8; LANES]) -> __m256 {
+            self.0.load_i8(x)
+        }
+
+        #[inline(always)]
+        fn store(self, v: __m256, x: &mut [f32; LANES]) {
+            self.0.store(v, x);
+        }
+
+        #[inline(always)]
+        fn mul(self, a: __m256, b: __m256) -> __m256 {
+            self.0.mul(a, b)
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+            self.0.mul_add(a, b, c)
+        }
+
+        #[inline(always)]
+        fn sum_each(self, v: [__m256; LANES]) -> __m256 {
+            self.0.sum_each(v)
+        }
+
+        #[inline(always)]
+        fn sum(self, v: __m256) -> f32 {
+            self.0.sum(v)
+        }
+
+        #[inline(always)]
+        fn wide_splat(self, x: f32) -> __m512 {
+            // SAFETY: the token proves AVX-512F.
+            unsafe { _mm512_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        fn wide_load(self, x: &[f32; WIDE]) -> __m512 {
+            // SAFETY: the token proves AVX-512F; `x` is 64 readable bytes, and an unaligned load asks no more.
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn wide_load_f16(self, x: &[f16; WIDE]) -> __m512 {
+            // SAFETY: the token proves AVX-512F; `x` is 32 readable bytes, and an unaligned load asks no more.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+        }
+
+        #[inline(always)]
+        fn wide_load_i8(self, x: &[i8; WIDE]) -> __m512 {
+            // SAFETY: the token proves AVX-512F; `x` is 16 readable bytes, and an unaligned load asks no more.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
+        }
+
+        #[inline(always)]
+        fn wide_store(self, w: __m512, x: &mut [f32; WIDE]) {
+            // SAFETY: the token proves AVX-512F; `x` is 64 writable bytes, and an unaligned store asks no more.
+            unsafe { _mm512_storeu_ps(x.as_mut_ptr(), w) }
+        }
+
+        #[inline(always)]
+        fn wide_mul(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the token proves AVX-512F.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn wide_mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the token proves AVX-512F.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn wide_fold(self, w: __m512) -> __m256 {
+            // SAFETY: the token proves AVX-512F, and AVX.
+            unsafe {
+                let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(w));
+                _mm256_add_ps(_mm512_castps512_ps256(w), _mm256_castpd_ps(high))
+            }
+        }
+
+        #[inline(always)]
+        fn prefetch<T>(self, x: *const T) {
+            self.0.prefetch(x);
+        }
+    }
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -262,7 +488,7 @@ mod arm {
 
     use half::f16;
 
-    use super::{LANES, Simd, Task};
+    use super::{LANES, Simd, Task, WIDE, halves};
 
     /// The CPU has NEON.
     #[derive(Clone, Copy)]
@@ -282,6 +508,14 @@ mod arm {
     /// Eight lanes are a pair of registers, lanes 0..4 and 4..8.
     impl Simd for Neon {
         type V = [float32x4_t; 2];
+        wide_is_a_pair!();
+
+        /// By hand, for there is no intrinsic in stable Rust.
+        #[inline(always)]
+        fn prefetch<T>(self, x: *const T) {
+            // SAFETY: a prefetch faults nowhere, and writes no register.
+            unsafe { asm!("prfm pldl1keep, [{}]", in(reg) x, options(readonly, nostack, preserves_flags)) }
+        }
 
         #[inline(always)]
         fn splat(self, x: f32) -> Self::V {
@@ -385,6 +619,42 @@ mod tests {
     impl Task for WidenBytes<'_> {
         fn run<S: Simd>(self, simd: S) {
             simd.store(simd.load_i8(&self.from), self.to);
+        }
+    }
+
+    /// The wide operations on a pattern: (x · y + x) · x folded, and the exact widenings.
+    struct Wide<'a> {
+        halves: [f16; WIDE],
+        bytes: [i8; WIDE],
+        x: [f32; WIDE],
+        to: &'a mut [[f32; WIDE]; 3],
+        folded: &'a mut [f32; LANES],
+    }
+
+    impl Task for Wide<'_> {
+        fn run<S: Simd>(self, simd: S) {
+            simd.prefetch(self.x.as_ptr());
+            let x = simd.wide_load(&self.x);
+            let sum = simd.wide_mul(simd.wide_mul_add(x, simd.wide_splat(3.0), x), x);
+            simd.store(simd.wide_fold(sum), self.folded);
+            simd.wide_store(sum, &mut self.to[0]);
+            simd.wide_store(simd.wide_load_f16(&self.halves), &mut self.to[1]);
+            simd.wide_store(simd.wide_load_i8(&self.bytes), &mut self.to[2]);
+        }
+    }
+
+    #[test]
+    fn wide_vectors_are_sixteen_lanes_in_their_order() {
+        for isa in Isa::available() {
+            let x: [f32; WIDE] = std::array::from_fn(|lane| lane as f32 - 5.0);
+            let (mut to, mut folded) = ([[0.0; WIDE]; 3], [0.0; LANES]);
+            let halves = x.map(f16::from_f32);
+            let bytes = x.map(|x| (x * 8.0) as i8);
+            isa.run(Wide { halves, bytes, x, to: &mut to, folded: &mut folded });
+            let expected = x.map(|x| 4.0 * x * x);
+            assert_eq!(to, [expected, x, x.map(|x| x * 8.0)], "{isa}");
+            let sums = std::array::from_fn(|lane| expected[lane] + expected[lane + LANES]);
+            assert_eq!(folded, sums, "{isa}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::record::{Record, Run};
-use crate::budget::readable;
+use super::words::{bytes, series};
 
 /// Widths of the columns behind a backend's name.
 const COLUMNS: [(&str, usize); 10] = [
@@ -66,13 +66,13 @@ fn heading(run: &Run) -> String {
 
 /// What a run takes at least, by what has to be read.
 fn floor(run: &Run) -> String {
-    let (bytes, bandwidth) = (run.touched.total(), run.bandwidth_bytes_per_second);
+    let (touched, bandwidth) = (run.touched.total(), run.bandwidth_bytes_per_second);
     format!(
         "{} checkpoint{}: {} touched, {} µs at the {:.1} GB/s that a core reads",
         run.fill,
         if run.fill == 1 { "" } else { "s" },
-        readable(bytes as usize),
-        micros(bytes as f64 / bandwidth * 1e6),
+        bytes(touched),
+        micros(touched as f64 / bandwidth * 1e6),
         bandwidth / 1e9
     )
 }
@@ -89,18 +89,11 @@ fn row(run: &Run, first: &Run) -> String {
         cells[..6].fill("-".into());
         cells[7..9].fill("-".into());
     }
-    let mut line = format!("  {:<1$}", name(run), NAME - 2);
+    let mut line = format!("  {:<1$}", series(run), NAME - 2);
     for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
         line.push_str(&right(cell, width));
     }
     line + "\n"
-}
-
-/// A backend's name in a row.
-pub fn name(run: &Run) -> String {
-    let kernels = if run.kernels == "fused" { "" } else { " plain" };
-    let device = if run.device == "cpu" { String::new() } else { format!(" {}", run.device) };
-    format!("{}{device}{kernels}", run.backend)
 }
 
 /// What part of the core's read bandwidth an ordinary run makes use of.
@@ -118,7 +111,7 @@ fn legend(record: &Record) -> String {
             let _ = writeln!(
                 text,
                 "{} at {} checkpoints, {} Hz: {} of {} deadlines missed, p99 − p50 {} µs",
-                name(run),
+                series(run),
                 run.fill,
                 paced.rate_hz,
                 paced.missed,
@@ -129,7 +122,7 @@ fn legend(record: &Record) -> String {
     }
     let mut names: Vec<String> = Vec::new();
     for run in &record.runs {
-        let name = name(run);
+        let name = series(run);
         if !names.contains(&name) {
             text.push_str(&start(&name, &record.runs));
             names.push(name);
@@ -143,8 +136,8 @@ fn legend(record: &Record) -> String {
             "outputs: like the golden run's and each other's, but for {error:.0e} ({allowed:.0e} allowed)"
         );
     }
-    if let Some(bytes) = record.runs.last().and_then(|run| run.resident_bytes) {
-        let _ = writeln!(text, "resident: {}, all of these in one process", readable(bytes as usize));
+    if let Some(resident) = record.runs.last().and_then(|run| run.resident_bytes) {
+        let _ = writeln!(text, "resident: {}, all of these in one process", bytes(resident));
     }
     text
 }
@@ -152,7 +145,7 @@ fn legend(record: &Record) -> String {
 /// How a backend starts, over all of its runs.
 fn start(backend: &str, runs: &[Run]) -> String {
     let of = |value: fn(&Run) -> f64| {
-        let values = runs.iter().filter(|run| name(run) == backend).map(value);
+        let values = runs.iter().filter(|run| series(run) == backend).map(value);
         values.fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), value| {
             (least.min(value), most.max(value))
         })
@@ -172,12 +165,13 @@ fn right(text: &str, width: usize) -> String {
     format!("{text:>width$}")
 }
 
-/// A time in at most six characters.
+/// A time in at most six characters, rounded up: never told shorter than it was.
 fn micros(us: f64) -> String {
-    match us {
-        us if us < 99.95 => format!("{us:.1}"),
-        us if us < 999_999.5 => format!("{us:.0}"),
-        us => format!("{us:.1e}"),
+    let up = |value: f64| (value - 1e-6).ceil();
+    match up(us * 10.0) / 10.0 {
+        tenths if tenths < 100.0 => format!("{tenths:.1}"),
+        _ if up(us) < 1e6 => format!("{:.0}", up(us)),
+        _ => format!("{us:.1e}"),
     }
 }
 
@@ -193,52 +187,26 @@ fn count(count: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::record::{Check, Latency, Machine, ModelFacts, Paced, SCHEMA, Touched};
+    use crate::bench::made_up::{self, record};
+    use crate::bench::record::{Latency, Paced, Touched};
 
     fn latency(us: f64) -> Latency {
-        Latency {
-            count: 1000,
-            min: us * 0.9,
-            p50: us,
-            p90: us * 1.1,
-            p99: us * 1.5,
-            p999: us * 4.0,
-            max: us * 900.0,
-        }
+        let [min, p90, p99, p999, max] = [0.9, 1.1, 1.5, 4.0, 900.0].map(|times| us * times);
+        Latency { count: 1000, min, p50: us, p90, p99, p999, max }
     }
 
     fn run(backend: &str, kernels: &str, fill: usize, us: f64) -> Run {
         Run {
-            backend: backend.into(),
             kernels: kernels.into(),
-            device: "cpu".into(),
-            cache_dtype: "f32".into(),
-            fill,
-            capacity: fill.max(1),
-            batch: 1,
-            chunk: 1,
-            threads: 1,
-            check: Check { against: vec!["golden run".into()], tokens: 70, error: 2e-6, tolerance: 1e-4 },
             load_ms: us / 3.0,
             first_us: us * 12.0,
             ordinary: latency(us),
             segment_end: Some(latency(us + 3.0)),
-            rounds_us: vec![us; 5],
-            tokens_per_second: 1e6 / us,
             resident_bytes: Some(50 << 20),
             touched: Touched { weights: 300_000, state: 20_000, cache: 180_000 },
             bandwidth_bytes_per_second: 50e9,
-            paced: None,
-            histogram: Vec::new(),
-            timeline: Vec::new(),
+            ..made_up::run(backend, fill, &[us; 5])
         }
-    }
-
-    fn record(runs: Vec<Run>) -> Record {
-        let model = ModelFacts { name: "m".into(), segment: Some(32), parameters: 9, digest: "0".into() };
-        let machine = Machine { cpu: "a CPU".into(), instructions: "portable".into(), ..Machine::default() };
-        let (schema, date, version) = (SCHEMA.into(), "2026-01-01T00:00:00Z".into(), "0".into());
-        Record { schema, date, version, command: Vec::new(), machine, conditions: Vec::new(), model, runs }
     }
 
     /// The words of the line that begins with `name`.
@@ -291,7 +259,7 @@ mod tests {
                 assert!(number > 1e8 || count(number).len() <= 7, "{}", count(number));
             }
         }
-        assert_eq!([micros(99.94), micros(99.96), micros(1e6)], ["99.9", "100", "1.0e6"]);
+        assert_eq!([micros(99.84), micros(99.96), micros(1e6)], ["99.9", "100", "1.0e6"]);
         assert_eq!([count(99_999.4), count(123_456.0), count(4.2e6)], ["99999", "123k", "4.20M"]);
     }
 }

@@ -191,7 +191,6 @@ fn flags_that_cannot_be_are_told() {
     let check =
         |args: &[&str], message: &str| check_fails(&[&["bench", &model[..]], args].concat(), 2, message);
     check(&["--threads", "2"], "tract runs on one");
-    check(&["--backend", "tract", "--plain"], "tract needs the kernels");
     check(&["--backend", "all", "--device", "cuda"], "name it");
     check(&["--steps", "1", "--duration", "1"], "cannot be used with");
     check(&["--rate", "10", "--idle-gap", "10"], "cannot be used with");
@@ -217,4 +216,37 @@ fn flags_that_cannot_be_are_told() {
     check_fails(&["bench", &model, "--pin", "99999"], 1, "cannot keep to CPU 99999");
     let none = format!("{}/models/recall-none", env!("CARGO_MANIFEST_DIR"));
     check_fails(&["bench", &none, "--fill", "4"], 2, "expected 0");
+}
+
+#[test]
+fn records_become_pages_and_are_compared() {
+    let at = |name: &str| folder("bench").join(name).to_str().unwrap().to_owned();
+    let (model, json, html, svg) = (byte_model(), at("pages.json"), at("page.html"), at("plot.svg"));
+    let few = ["--fill", "0,1", "--steps", "5", "--rounds", "5", "--warm-up", "0"];
+    let files = ["--json", &json, "--html", &html, "--svg", &svg];
+    succeeds(&[&["bench", &model[..]], &few[..], &files[..]].concat());
+    let read = |path: &str| fs::read_to_string(path).unwrap();
+    assert!(read(&html).starts_with("<!DOCTYPE html>") && read(&html).contains("bytes"));
+    assert!(read(&svg).starts_with("<svg") && read(&svg).contains("bytes"));
+    let record: Value = serde_json::from_str(&read(&json)).unwrap();
+    assert_eq!(array(&record["conditions"]).len(), 2);
+
+    let compared = succeeds(&["bench", "--compare", &json, &json]);
+    assert!(compared.contains("did not move") && !compared.contains("SLOWER"), "{compared}");
+    let mut slower = record.clone();
+    for round in slower["runs"][1]["rounds_us"].as_array_mut().unwrap() {
+        *round = (round.as_f64().unwrap() * 100.0).into();
+    }
+    let other = file("slower.json", slower.to_string());
+    assert!(succeeds(&["bench", "--compare", &json, &other]).contains("SLOWER"));
+    let newer = file("newer.json", read(&json).replace("mcedge.bench/1", "mcedge.bench/2"));
+    check_fails(
+        &["bench", "--compare", &json, &newer],
+        1,
+        "its schema is mcedge.bench/2, expected mcedge.bench/1",
+    );
+    check_fails(&["bench", "--compare", &json, "nowhere.json"], 1, "nowhere.json");
+    check_fails(&["bench", "--compare", &json], 2, "--compare");
+    check_fails(&["bench", &model, "--compare", &json, &json], 2, "--compare");
+    check_fails(&["bench"], 2, "BUNDLE");
 }

@@ -2,15 +2,23 @@
 
 mod bandwidth;
 mod case;
+mod compare;
+mod conditions;
 mod fill;
+mod html;
 mod input;
 mod machine;
+#[cfg(test)]
+mod made_up;
 mod plan;
+mod plot;
 mod record;
+mod result;
 mod runner;
 mod table;
 mod tally;
 mod touched;
+mod words;
 
 use std::env;
 use std::fs;
@@ -34,17 +42,14 @@ use crate::verify::{self, Errors};
 use bandwidth::Reader;
 use case::Case;
 use plan::{Backends, Length, Pacing};
-use record::{Check, ModelFacts, Paced, Record, Run, SCHEMA};
+use record::{Conditions, Record, SCHEMA};
 use runner::{Runner, Turns};
-use tally::latency;
-
-/// A histogram's buckets are this many times as wide as the one before.
-const BUCKETS: f64 = 1.05;
 
 /// Flags of `mcedge bench`.
 #[derive(clap::Args)]
 pub struct Args {
     /// A bundle, or a model directory or .pt checkpoint, which is exported for each fill
+    #[arg(required_unless_present = "compare", default_value = "", hide_default_value = true)]
     bundle: PathBuf,
     /// What to run it on
     #[arg(long, value_enum, default_value_t = Backends::Auto)]
@@ -81,12 +86,24 @@ pub struct Args {
     /// Sleep so long before each run that is timed: caches and clocks cool
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     idle_gap: Option<Duration>,
+    /// The largest error that passes, as in verify [default: 1e-4; 2e-2 with an f16 cache, 1e-1 with i8]
+    #[arg(long, value_name = "X", value_parser = tolerance)]
+    atol: Option<f64>,
     /// Keep to this CPU
     #[arg(long, value_name = "CPU")]
     pin: Option<usize>,
     /// Where to write all that was measured, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Where to write it as a page: tables and plots, which need no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Where to write the plot of latency against live checkpoints
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Say what moved between two records that --json wrote, beyond the noise, and run nothing
+    #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], exclusive = true)]
+    compare: Option<Vec<PathBuf>>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -106,6 +123,11 @@ fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "expected 0.01 to 1000000 runs a second".into())
 }
 
+fn tolerance(text: &str) -> Result<f64, String> {
+    let tolerance = text.parse().ok().filter(|tolerance: &f64| tolerance.is_finite() && *tolerance >= 0.0);
+    tolerance.ok_or_else(|| "expected 0 or more".into())
+}
+
 /// What is run, of which bundles.
 struct Plan {
     backends: Vec<(BackendArg, Placement)>,
@@ -114,8 +136,29 @@ struct Plan {
     turns: Turns,
 }
 
-/// Opens and fills, checks, lets all have their turns, compares what they computed, and tells what it took.
+/// Measures and tells, or compares what was measured before.
 pub fn bench(args: &Args) -> Result<ExitCode> {
+    if let Some([before, after]) = args.compare.as_deref() {
+        let comparison = compare::compare(&read(before)?, &read(after)?);
+        say!("{}", comparison.to_string().trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let record = measure(args)?;
+    say!("{}", table::table(&record).trim_end());
+    if let Some(path) = &args.json {
+        write(path, &(serde_json::to_string(&record)? + "\n"))?;
+    }
+    if let Some(path) = &args.html {
+        write(path, &html::page(&record))?;
+    }
+    if let Some(path) = &args.svg {
+        write(path, &plot::latency_svg(&record))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens and fills, checks, lets all have their turns, and compares what they computed.
+fn measure(args: &Args) -> Result<Record> {
     let (began, date) = (Instant::now(), date());
     let cpus = machine::cpus();
     let plan = args.plan()?;
@@ -133,28 +176,25 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     for (case, filled) in cases.iter().zip(&filled) {
         progress.set_message(format!("checking, {} checkpoints", case.fill));
         let open = |(backend, placement): &(BackendArg, Placement)| {
-            Runner::open(case, filled, *backend, placement, began)
+            Runner::open(case, filled, *backend, placement, args.tolerance(case), began)
         };
         runners.push(plan.backends.iter().map(open).collect::<Result<Vec<_>>>()?);
     }
+    let before = Conditions::now(began);
     let bandwidths = rounds(args, &cases, &mut runners, &plan.turns, &progress)?;
+    let after = Conditions::now(began);
     progress.finish_and_clear();
     runners.iter_mut().try_for_each(|runners| agree(runners))?;
-    let record = Record {
+    Ok(Record {
         schema: SCHEMA.to_owned(),
         date,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         command: env::args().skip(1).collect(),
         machine: machine::describe(cpus, args.onnxruntime(&runners)),
-        conditions: Vec::new(),
-        model: facts(&cases[0]),
-        runs: runs(args, &cases, &runners, &bandwidths),
-    };
-    say!("{}", table::table(&record).trim_end());
-    if let Some(path) = &args.json {
-        write(path, &record)?;
-    }
-    Ok(ExitCode::SUCCESS)
+        conditions: vec![before, after],
+        model: result::facts(&cases[0]),
+        runs: result::runs(args.rate, &cases, &runners, &bandwidths),
+    })
 }
 
 /// All rounds; the bandwidth of each case's bytes, taken in every one of them.
@@ -193,71 +233,10 @@ fn agree(runners: &mut [Runner<'_>]) -> Result<()> {
     Ok(())
 }
 
-fn facts(case: &Case) -> ModelFacts {
-    let contract = case.model.contract();
-    ModelFacts {
-        name: contract.name.clone(),
-        segment: contract.segment_tokens().map(|tokens| tokens as u64),
-        parameters: case.parameters,
-        digest: case.model.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
-    }
-}
-
-fn runs(args: &Args, cases: &[Case], runners: &[Vec<Runner<'_>>], bandwidths: &[f64]) -> Vec<Run> {
-    let resident_bytes = machine::resident_bytes();
-    let cases = cases.iter().zip(runners).zip(bandwidths);
-    let runs = cases.flat_map(|((case, runners), &bandwidth)| {
-        let first = runners[0].stream().place();
-        runners.iter().enumerate().map(move |(index, runner)| Run {
-            resident_bytes,
-            bandwidth_bytes_per_second: bandwidth,
-            ..run(args, case, runner, (index > 0).then_some(first))
-        })
-    });
-    runs.collect()
-}
-
-/// What one backend took; `first` is whom its outputs were held against.
-fn run(args: &Args, case: &Case, runner: &Runner<'_>, first: Option<&str>) -> Run {
-    let (stream, tally, contract) = (runner.stream(), &runner.tally, case.model.contract());
-    let ordinary = latency(&tally.ordinary);
-    let jitter_us = ordinary.p99 - ordinary.p50;
-    let compared: usize = if first.is_some() { runner.kept.len() * contract.batch * case.chunk } else { 0 };
-    Run {
-        backend: stream.backend().to_owned(),
-        kernels: if stream.is_plain() { "plain" } else { "fused" }.to_owned(),
-        device: stream.device().name().to_owned(),
-        cache_dtype: plan::name(plan::dtype(contract)).to_owned(),
-        fill: case.fill,
-        capacity: contract.capacity,
-        batch: contract.batch,
-        chunk: case.chunk,
-        threads: runner.threads,
-        check: Check {
-            against: ["golden run"].into_iter().chain(first).map(str::to_owned).collect(),
-            tokens: (runner.checked + compared) as u64,
-            error: runner.error,
-            tolerance: verify::tolerance(contract),
-        },
-        load_ms: runner.load_ms,
-        first_us: runner.first_us,
-        ordinary,
-        segment_end: (tally.ends.count() > 0).then(|| latency(&tally.ends)),
-        rounds_us: tally.rounds_us.clone(),
-        tokens_per_second: tally.tokens_per_second(),
-        resident_bytes: None,
-        touched: case.touched.clone(),
-        bandwidth_bytes_per_second: 0.0,
-        paced: args.rate.map(|rate_hz| Paced { rate_hz, missed: runner.missed, jitter_us }),
-        histogram: tally.ordinary.buckets(BUCKETS),
-        timeline: tally.timeline(),
-    }
-}
-
 impl Args {
     /// What the flags ask for, checked against the model before anything is filled.
     fn plan(&self) -> Result<Plan> {
-        self.check_json()?;
+        self.check_files()?;
         let bundle = self.bundle.join("step.onnx").is_file();
         let contract = if bundle { self.bundle_contract()? } else { self.export_contract()? };
         let dtypes = plan::dtypes(&self.cache_dtype, bundle.then_some(&contract))?;
@@ -326,11 +305,19 @@ impl Args {
         bundle::directory(&self.bundle, &options, |_| Ok(()))
     }
 
-    /// A record that cannot be written is told before it is made.
-    fn check_json(&self) -> Result<()> {
-        let Some(path) = &self.json else { return Ok(()) };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        ensure!(folder.is_dir(), "--json {}: {} is no directory", path.display(), folder.display());
+    fn tolerance(&self, case: &Case) -> f64 {
+        self.atol.unwrap_or_else(|| verify::tolerance(case.model.contract()))
+    }
+
+    /// What cannot be written is told before it is made.
+    fn check_files(&self) -> Result<()> {
+        for (flag, path) in [("json", &self.json), ("html", &self.html), ("svg", &self.svg)] {
+            let folder =
+                path.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+            if let Some(folder) = folder {
+                ensure!(folder.is_dir(), "--{flag}: {} is no directory", folder.display());
+            }
+        }
         Ok(())
     }
 
@@ -353,9 +340,18 @@ fn date() -> String {
     jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
 }
 
-/// Writes a record whole, or leaves what was there.
-fn write(path: &Path, record: &Record) -> Result<()> {
-    let text = serde_json::to_string(record)? + "\n";
+/// A record of this schema.
+fn read(path: &Path) -> Result<Record> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let value: serde_json::Value =
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    let schema = value["schema"].as_str().unwrap_or("none");
+    ensure!(schema == SCHEMA, "{}: its schema is {schema}, expected {SCHEMA}", path.display());
+    serde_json::from_value(value).with_context(|| path.display().to_string())
+}
+
+/// Writes a file whole, or leaves what was there.
+fn write(path: &Path, text: &str) -> Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(format!(".{}", process::id()));
     let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, path));

@@ -80,15 +80,11 @@ fn engine<B: Backend>(model: &Model, backend: B, options: EngineOptions) -> Resu
     })
 }
 
-fn one_thread() -> Usage {
-    Usage("--threads is for --backend ort: tract runs on one".into())
-}
-
 /// The same expression over either engine.
 macro_rules! over {
     ($stream:expr, $engine:ident => $expression:expr) => {
         match $stream {
-            Stream::Tract($engine, _) => $expression,
+            Stream::Tract($engine, ..) => $expression,
             Stream::Ort($engine, ..) => $expression,
         }
     };
@@ -107,8 +103,11 @@ impl Stream {
             BackendArg::Tract if !on_cpu => {
                 bail!(Usage("--backend tract runs on the CPU alone, expected --device cpu".into()))
             }
-            BackendArg::Tract if placement.threads > 1 => bail!(one_thread()),
-            BackendArg::Auto if on_cpu && !placement.plain && placement.threads > 1 => bail!(one_thread()),
+            BackendArg::Tract | BackendArg::Auto
+                if on_cpu && placement.threads > 1 && (backend == BackendArg::Tract || !placement.plain) =>
+            {
+                bail!(Usage("--threads is for --backend ort: tract runs on one".into()))
+            }
             BackendArg::Tract => Self::tract(model, placement, options),
             BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, placement, options),
             BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement, options),
@@ -116,10 +115,7 @@ impl Stream {
     }
 
     fn tract(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
-        let step = match placement.plain {
-            true => Tract::plain(model)?,
-            false => Tract::new(model)?,
-        };
+        let step = if placement.plain { Tract::plain(model)? } else { Tract::new(model)? };
         let mut engine = engine(model, step, options)?;
         if placement.chunks(model) {
             let chunks = match placement.plain {
@@ -178,7 +174,7 @@ impl Stream {
 
     /// Whether memory functions run as their bodies of standard operations, and not as kernels.
     pub fn is_plain(&self) -> bool {
-        matches!(self, Stream::Ort(_, _, true) | Stream::Tract(_, true))
+        matches!(self, Stream::Tract(_, true) | Stream::Ort(_, _, true))
     }
 
     /// As [`Engine::push`].

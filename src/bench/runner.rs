@@ -48,6 +48,8 @@ pub struct Runner<'a> {
     pub checked: usize,
     /// The largest error so far.
     pub error: f64,
+    /// What it may be.
+    pub tolerance: f64,
     /// Outputs of the 1st, 2nd, 4th, 8th, … run of the last turn.
     pub kept: Vec<Vec<f32>>,
     /// Runs of this turn, all of them.
@@ -61,6 +63,7 @@ impl<'a> Runner<'a> {
         filled: &'a Snapshot<'a>,
         backend: BackendArg,
         placement: &Placement,
+        tolerance: f64,
         began: Instant,
     ) -> Result<Self> {
         let placement = Placement { no_chunks: case.chunk == 1, ..placement.clone() };
@@ -83,6 +86,7 @@ impl<'a> Runner<'a> {
             first_us: 0.0,
             checked: 0,
             error: 0.0,
+            tolerance,
             kept: Vec::new(),
             runs: 0,
         };
@@ -114,7 +118,7 @@ impl<'a> Runner<'a> {
 
     /// Takes an error, which is within tolerance or is the end of the bench.
     pub fn hold(&mut self, errors: &Errors, against: &str) -> Result<()> {
-        let tolerance = verify::tolerance(self.case.model.contract());
+        let tolerance = self.tolerance;
         // A NaN is within no tolerance.
         ensure!(
             errors.relative <= tolerance,
@@ -190,9 +194,10 @@ impl<'a> Runner<'a> {
         self.fed += tokens as u64;
         self.keep();
         let is_end = match self.stream.contract().segmentation {
+            // Where every run ends one, that is the ordinary.
+            Segmentation::Constant { size } if size == self.case.chunk => false,
             Segmentation::Constant { size } => self.fed.is_multiple_of(size as u64),
             Segmentation::Surprise { .. } => self.stream.position().2 > made,
-            // Every token ends a segment, and none is otherwise.
             Segmentation::Logarithmic {} => false,
         };
         let kind = match is_end {

@@ -153,7 +153,8 @@ impl Timeline {
         let mut points: Vec<Point> = self.sampled.iter().copied().chain(slowest).collect();
         points.sort_unstable();
         points.dedup();
-        points.into_iter().map(|(at, time, is_end)| (at as f64 / 1e9, time as f64 / 1e3, is_end)).collect()
+        let point = |(at, time, is_end): Point| ((at / 1000) as f64 / 1e6, time as f64 / 1e3, is_end);
+        points.into_iter().map(point).collect()
     }
 }
 

@@ -14,6 +14,8 @@ mod table;
 const STYLE: &str = include_str!("html/style.css");
 /// The pictures' sizes: about as wide as a telephone, so that text is as large there as it is meant.
 const LATENCY: Size = Size { width: 400.0, height: 300.0, font: 12.0 };
+/// Where there is room and nothing else to see.
+const WIDE: Size = Size { width: 860.0, height: 400.0, font: 14.0 };
 const SPREAD: Size = Size { width: 340.0, height: 210.0, font: 11.0 };
 
 /// The page.
@@ -27,7 +29,7 @@ pub fn page(record: &Record) -> String {
     section(
         &mut html,
         "Runs",
-        "Times in µs, of one run of the graph: a step, or a chunk, of all streams of the batch.",
+        "Times in µs, of one run of the graph: a step, or a chunk, of all streams of the batch. Those that end a segment are apart, as end.",
     );
     table::runs(&mut html, record);
     spread(&mut html, record);
@@ -42,8 +44,8 @@ fn head(html: &mut String, record: &Record) {
         html,
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>{model} – mcedge bench</title><style>{STYLE}{LIGHT}.paper{{fill:var(--card)}}.plots .paper{{fill:var(--paper)}}\
-         @media(prefers-color-scheme:dark){{{DARK}.paper{{fill:var(--card)}}.plots .paper{{fill:var(--paper)}}}}</style></head><body>\
+         <title>{model} – mcedge bench</title><style>{STYLE}{LIGHT}.paper{{fill:var(--card)}}figure .paper{{fill:var(--paper)}}\
+         @media(prefers-color-scheme:dark){{{DARK}.paper{{fill:var(--card)}}figure .paper{{fill:var(--paper)}}}}</style></head><body>\
          <h1>Latency of {model}</h1>"
     );
     let text = format!(
@@ -175,7 +177,10 @@ fn rest(html: &mut String, record: &Record) {
         html,
         &tokens.to_string(),
         "tokens checked",
-        &format!("largest error {} of what it may be", up(part)),
+        &format!(
+            "of all runs; the largest error is {} % of what it may be",
+            up((1000.0 * part).ceil() / 10.0)
+        ),
     );
 }
 
@@ -201,16 +206,24 @@ fn latency(html: &mut String, record: &Record) {
         "p50 of the ordinary runs, with a whisker to p99. The floor is what the bytes of weights, state and live cache take at \
          the bandwidth measured in the same process.",
     );
-    html.push_str("<div class=\"plots\">");
-    for (setting, runs) in plot::groups(&record.runs) {
-        let _ = write!(
-            html,
-            "<figure><figcaption>{}</figcaption>{}</figure>",
-            escape(&setting),
-            plot::latency(&runs, LATENCY)
-        );
+    let groups = plot::groups(&record.runs);
+    if let [only] = groups.as_slice() {
+        figure(html, "wide", WIDE, only);
+        figure(html, "narrow", LATENCY, only);
+        return;
     }
+    html.push_str("<div class=\"plots\">");
+    groups.iter().for_each(|group| figure(html, "", LATENCY, group));
     html.push_str("</div>");
+}
+
+fn figure(html: &mut String, class: &str, size: Size, (setting, runs): &(String, Vec<&Run>)) {
+    let picture = plot::latency(runs, size);
+    let _ = write!(
+        html,
+        "<figure class=\"{class}\"><figcaption>{}</figcaption>{picture}</figure>",
+        escape(setting)
+    );
 }
 
 /// How near each run is to the floor: a bar that is full at it.

@@ -69,35 +69,9 @@ fn section(html: &mut String, title: &str, what: &str) {
 
 /// What makes the times worth less.
 fn notes(html: &mut String, record: &Record) {
-    let Machine { hypervisor, governor, cpus, .. } = &record.machine;
-    let mut notes = Vec::new();
-    for run in &record.runs {
-        if run.check.tokens == 0 {
-            notes.push(format!("{}: the outputs were not checked", words::name(run)));
-        } else if run.check.error > run.check.tolerance || run.check.error.is_nan() {
-            notes.push(format!("{}: the outputs are wrong", words::name(run)));
-        }
-    }
-    for moment in &record.conditions {
-        notes.extend(
-            moment
-                .throttled
-                .iter()
-                .map(|reason| format!("At {} s the clock was held down: {reason}", down(moment.at_s))),
-        );
-    }
-    notes.extend(hypervisor.as_ref().map(|name| format!("On a hypervisor ({name}): it takes the processor away at times, and the longest times tell of that too")));
-    notes.extend(
-        governor
-            .as_ref()
-            .filter(|governor| *governor != "performance")
-            .map(|governor| format!("The frequency governor is {governor}: clocks follow the load")),
-    );
-    let busy =
-        record.conditions.first().and_then(|first| first.load).filter(|load| *load > 0.5 * *cpus as f64);
-    notes.extend(busy.map(|load| {
-        format!("The machine was busy when the bench began: load {load} on {}", counted(*cpus, "CPU"))
-    }));
+    let unchecked = record.runs.iter().filter_map(unchecked);
+    let held_down = record.conditions.iter().filter_map(held_down);
+    let notes: Vec<String> = unchecked.chain(held_down).chain(disturbed(record)).collect();
     if notes.is_empty() {
         return;
     }
@@ -106,6 +80,36 @@ fn notes(html: &mut String, record: &Record) {
         let _ = write!(html, "<li>{}</li>", escape(&note));
     }
     html.push_str("</ul>");
+}
+
+fn unchecked(run: &Run) -> Option<String> {
+    let what = match run.check.tokens {
+        0 => "not checked",
+        _ if run.check.error <= run.check.tolerance => return None,
+        _ => "wrong",
+    };
+    Some(format!("{}: the outputs are {what}", words::name(run)))
+}
+
+fn held_down(moment: &Conditions) -> Option<String> {
+    let reasons = moment.throttled.join(", ");
+    (!reasons.is_empty()).then(|| format!("At {:.1} s the clock was held down: {reasons}", moment.at_s))
+}
+
+/// What else has the processor, or slows it.
+fn disturbed(record: &Record) -> Vec<String> {
+    let Machine { hypervisor, governor, cpus, .. } = &record.machine;
+    let shared = hypervisor.as_ref().map(|name| {
+        format!("On a hypervisor ({name}): it takes the processor away at times, and the longest times tell of that too")
+    });
+    let governor = governor.as_ref().filter(|governor| *governor != "performance");
+    let governed =
+        governor.map(|governor| format!("The frequency governor is {governor}: clocks follow the load"));
+    let load =
+        record.conditions.first().and_then(|first| first.load).filter(|load| *load > 0.5 * *cpus as f64);
+    let cpus = counted(*cpus, "CPU");
+    let busy = load.map(|load| format!("The machine was busy when the bench began: load {load} on {cpus}"));
+    [shared, governed, busy].into_iter().flatten().collect()
 }
 
 /// The numbers that a reader wants first: of the first setting, the fastest at the least and at the largest fill.

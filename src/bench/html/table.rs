@@ -39,7 +39,8 @@ pub fn runs(html: &mut String, record: &Record) {
     let columns: Vec<&Column> = COLUMNS.iter().filter(is_used).collect();
     html.push_str("<div class=\"scroll\"><table class=\"cards\"><thead><tr><th class=\"name\">run</th>");
     for (name, _) in &columns {
-        let _ = write!(html, "<th>{name}</th>");
+        let class = if *name == AGAINST { " class=\"name\"" } else { "" };
+        let _ = write!(html, "<th{class}>{name}</th>");
     }
     html.push_str("</tr></thead>");
     let index = |run: &Run| record.runs.iter().position(|other| std::ptr::eq(other, run)).unwrap_or_default();

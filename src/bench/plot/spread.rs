@@ -3,13 +3,14 @@
 use std::fmt::Write;
 
 use super::axis::Axis;
-use super::{Frame, Size, draw_across, draw_up, duration, label, mark, open, path};
+use super::{Frame, Size, draw_across, draw_up, duration, label, mark, open, path, text_width};
 use crate::bench::record::Run;
 use crate::bench::words::up;
 use crate::svg::escape;
 
-/// Bars of a histogram.
+/// Bars of a histogram, at most and, but for a short part of it, at least.
 const BARS: f64 = 64.0;
+const FEW: f64 = 12.0;
 /// Times so many times p99 have an axis of their own, and leave this part of the width to the rest.
 const TAIL: f64 = 1.6;
 const BODY: f64 = 0.66;
@@ -107,8 +108,13 @@ fn places(axis: &Axis) -> Vec<(f64, String)> {
 
 /// Bins of the axis and the runs in each.
 fn bars(histogram: &[(f64, u64)], parts: &[Axis]) -> Vec<((f64, f64), u64)> {
-    let width = |part: &Axis| part.length() / parts.iter().map(Axis::length).sum::<f64>();
-    let bins = parts.iter().flat_map(|part| part.bins((BARS * width(part)).round().max(1.0) as usize));
+    let bins = parts.iter().enumerate().flat_map(|(index, part)| {
+        let room = BARS * part.length() / parts.iter().map(Axis::length).sum::<f64>();
+        // Bars narrower than the buckets would be a comb.
+        let buckets = histogram.iter().filter(|bucket| part.has(bucket.0)).count() / 2;
+        let most = if index == 0 { (buckets as f64).max(FEW) } else { room };
+        part.bins(room.min(most).round().max(1.0) as usize)
+    });
     let mut bars: Vec<((f64, f64), u64)> = bins.map(|bin| (bin, 0)).collect();
     for (edge, count) in histogram {
         // The first that ends above; what is no time is in the first.
@@ -118,18 +124,20 @@ fn bars(histogram: &[(f64, u64)], parts: &[Axis]) -> Vec<((f64, f64), u64)> {
     bars
 }
 
-/// Lines at p50, p99 and p99.9, each named in a row of its own: however near they are, names don't meet.
+/// Lines at p50, p99 and p99.9, each named in a row of its own, the longest in the first: a name is left of its line, where
+/// the others' lines are not or begin below, so names meet neither each other nor a line.
 fn draw_percentiles(svg: &mut String, run: &Run, frame: Frame, font: f64, parts: &[Axis]) {
     let times = &run.ordinary;
     for (row, (name, us)) in
-        [("p50", times.p50), ("p99", times.p99), ("p99.9", times.p999)].into_iter().enumerate()
+        [("p99.9", times.p999), ("p99", times.p99), ("p50", times.p50)].into_iter().enumerate()
     {
         let (x, y) = (part(parts, us).at(us), 1.25 * font * (row as f64 + 0.8));
-        let is_left = x < (frame.left + frame.right) / 2.0;
-        let (anchor, beside) = if is_left { ("start", x + 4.0) } else { ("end", x - 4.0) };
+        let name = format!("{name} {} µs", up(us));
+        let has_room = x - 4.0 > text_width(&name, font);
+        let (anchor, beside) = if has_room { ("end", x - 4.0) } else { ("start", x + 4.0) };
         svg.push_str("<g class=\"mark\" stroke=\"currentColor\" stroke-dasharray=\"3 2\">");
         let _ = write!(svg, "<path d=\"M{x:.1} {:.1}V{:.1}\"/></g>", y - 0.7 * font, frame.bottom);
-        label(svg, (beside, y), anchor, "text", &format!("{name} {} µs", up(us)));
+        label(svg, (beside, y), anchor, "text", &name);
     }
 }
 
@@ -334,10 +342,11 @@ mod tests {
         let all: u64 = run.histogram.iter().map(|bucket| bucket.1).sum();
         assert_eq!(bars.iter().map(|bar| bar.1).sum::<u64>(), all);
         // From left to right, without a hole but for the gap.
-        let edges: Vec<f64> =
-            bars.iter().flat_map(|((a, b), _)| [part(&parts, *b).at(*a), part(&parts, *b).at(*b)]).collect();
-        assert!(edges.is_sorted(), "{edges:?}");
-        assert!(edges.windows(2).filter(|pair| pair[1] - pair[0] > 7.0).count() <= 1, "{edges:?}");
+        let place = |us: f64, end: f64| part(&parts, end).at(us);
+        let holes =
+            bars.windows(2).map(|pair| place(pair[1].0.0, pair[1].0.1) - place(pair[0].0.1, pair[0].0.1));
+        let holes: Vec<f64> = holes.filter(|hole| hole.abs() > 1e-6).collect();
+        assert!(holes.len() == 1 && (holes[0] - GAP).abs() < 1e-6, "{holes:?}");
         assert!(part(&parts, run.ordinary.p50).at(run.ordinary.p50) < BODY * 300.0);
         assert!(part(&parts, 20_000.0).at(20_000.0) > 250.0);
     }

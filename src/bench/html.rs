@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use super::conditions::held_down;
 use super::plot::{self, DARK, LIGHT, Size};
 use super::record::{Conditions, Latency, Machine, Record, Run};
 use super::words::{self, bytes, down, series, up};
@@ -70,8 +71,10 @@ fn section(html: &mut String, title: &str, what: &str) {
 /// What makes the times worth less.
 fn notes(html: &mut String, record: &Record) {
     let unchecked = record.runs.iter().filter_map(unchecked);
-    let held_down = record.conditions.iter().filter_map(held_down);
-    let notes: Vec<String> = unchecked.chain(held_down).chain(disturbed(record)).collect();
+    let reasons: Vec<&str> = held_down(&record.conditions).into_iter().collect();
+    let slowed = (!reasons.is_empty())
+        .then(|| format!("The clock was held down in the bench: {}", reasons.join(", ")));
+    let notes: Vec<String> = unchecked.chain(slowed).chain(disturbed(record)).collect();
     if notes.is_empty() {
         return;
     }
@@ -89,11 +92,6 @@ fn unchecked(run: &Run) -> Option<String> {
         _ => "wrong",
     };
     Some(format!("{}: the outputs are {what}", words::name(run)))
-}
-
-fn held_down(moment: &Conditions) -> Option<String> {
-    let reasons = moment.throttled.join(", ");
-    (!reasons.is_empty()).then(|| format!("At {:.1} s the clock was held down: {reasons}", moment.at_s))
 }
 
 /// What else has the processor, or slows it.

@@ -18,6 +18,7 @@ mod math;
 mod ops;
 mod parameters;
 mod plan;
+mod project;
 mod read;
 mod simd;
 mod write;
@@ -26,6 +27,8 @@ use std::fmt;
 
 use half::f16;
 use mcedge_models::contract::MemoryFunction;
+
+pub use project::{Mixer, MixerWeights, Product, layer_norm};
 
 use plan::{Kind, Plan, Scratch};
 use simd::{Simd, Task};

@@ -313,7 +313,7 @@ type Lengths = Vec<(Role, usize)>;
 /// The inputs and outputs with a row a token, with their columns, and those that all streams share, with their elements.
 fn row_lengths(function: &MemoryFunction, capacity: usize) -> (Lengths, Lengths) {
     let (mut rows, mut shared) = (Vec::new(), Vec::new());
-    for role in function.inputs().into_iter().chain(function.outputs()) {
+    for role in function.operands().into_iter().chain(function.outputs()) {
         let (lead, tail) = function.shape(role, capacity);
         let elements = tail.iter().product();
         match lead {
@@ -341,7 +341,7 @@ fn row_tensor<'r>(run: &'r Run<'_, '_>, role: Role) -> &'r [f32] {
         Role::Y => run.y,
         Role::Gates => run.gates,
         Role::Loss => run.loss,
-        Role::State(_) | Role::Cache(_) | Role::Steps(_) | Role::SegmentLength | Role::CacheLength => &[],
+        _ => &[],
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod attention;
 mod cell;
+mod chunk;
 mod math;
 mod ops;
 mod parameters;
@@ -109,10 +110,26 @@ impl<'a> Cells<'a> {
     /// Elements `index * len..` of which there are `len`: all that memory `index` has of this tensor.
     #[inline(always)]
     fn block(self, index: usize, len: usize) -> Cells<'a> {
+        self.blocks(index, 1, len)
+    }
+
+    /// The [blocks](Cells::block) of `count` memories, from `index` on.
+    #[inline(always)]
+    fn blocks(self, index: usize, count: usize, len: usize) -> Cells<'a> {
+        let part = index * len..(index + count) * len;
         match self {
-            Cells::F32(cells) => Cells::F32(&cells[index * len..][..len]),
-            Cells::F16(cells) => Cells::F16(&cells[index * len..][..len]),
-            Cells::I8(cells, steps) => Cells::I8(&cells[index * len..][..len], &steps[index..=index]),
+            Cells::F32(cells) => Cells::F32(&cells[part]),
+            Cells::F16(cells) => Cells::F16(&cells[part]),
+            Cells::I8(cells, steps) => Cells::I8(&cells[part], &steps[index..index + count]),
+        }
+    }
+
+    /// `count` rows of `cols` elements, from row `start` on, of a matrix of one memory or with a memory a row.
+    #[inline(always)]
+    fn rows(self, start: usize, count: usize, cols: usize) -> Cells<'a> {
+        match self {
+            Cells::I8(cells, steps @ [_]) => Cells::I8(&cells[start * cols..][..count * cols], steps),
+            cells => cells.blocks(start, count, cols),
         }
     }
 }
@@ -233,7 +250,10 @@ impl Task for RunTask<'_, '_, '_> {
                     continue;
                 }
             }
-            read::read(simd, plan, scratch, &mut run, head, token);
+            match chunk::block_of(plan, &run, token, tokens) {
+                Some(count) => chunk::read(simd, plan, scratch, &mut run, head, token, count),
+                None => read::read(simd, plan, scratch, &mut run, head, token),
+            }
         }
     }
 }

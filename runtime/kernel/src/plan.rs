@@ -7,6 +7,7 @@ use mcedge_models::spec::{
     Aggregation, Coefficient, Context, Deep, FeatureMap, Memory, Objective, Query, Sign,
 };
 
+use super::chunk::Block;
 use super::ops::{self, Lanes, Step};
 use super::simd::{LANES, Simd};
 use super::{Cells, Run, math};
@@ -229,6 +230,14 @@ impl Plan {
         if self.cached { run.cache_length } else { 0 }
     }
 
+    /// Whether many tokens may read the checkpoints at once: all of them, by layers, as they are.
+    #[inline(always)]
+    pub(super) fn reads_blocks(&self) -> bool {
+        let is_layers = matches!(self.kind, Kind::Layers);
+        let reads_all = !matches!(self.weights, Weights::Gates(scoring) if scoring.top_k < self.capacity);
+        is_layers && self.cached && !self.soup && reads_all
+    }
+
     /// A token's coefficient for a head.
     #[inline(always)]
     pub(super) fn coefficient(&self, run: &Run<'_, '_>, index: usize, head: usize, token: usize) -> f32 {
@@ -438,6 +447,8 @@ pub(super) struct Scratch {
     pub(super) gate: Box<[f32]>,
     /// A checkpoint's gate and h, `[dh]` each; empty but for `sigmoid`.
     pub(super) checkpoint: [Box<[f32]>; 2],
+    /// Of the reads of many tokens at once.
+    pub(super) block: Block,
 }
 
 impl Scratch {
@@ -477,6 +488,7 @@ impl Scratch {
             gate_parts: sigmoid(2 * d_model),
             gate: sigmoid(d_model),
             checkpoint: [sigmoid(plan.head_size), sigmoid(plan.head_size)],
+            block: Block::new(plan),
         }
     }
 
@@ -499,10 +511,11 @@ impl Scratch {
             gate_parts,
             gate,
             checkpoint,
+            block,
         } = self;
         let vectors = [q, k, error, error_back, weighted, weights, gates, gate_parts, gate];
         let lists = inputs.iter().chain(slopes).chain(soup).chain(checkpoint);
         let numbers: usize = vectors.into_iter().chain(lists).map(|vector| size_of_val(&vector[..])).sum();
-        numbers + size_of_val(&sums[..]) + size_of_val(&slots[..])
+        numbers + size_of_val(&sums[..]) + size_of_val(&slots[..]) + block.bytes()
     }
 }

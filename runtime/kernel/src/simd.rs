@@ -20,6 +20,8 @@ pub(super) trait Simd: Copy {
     type V: Copy;
     /// A wide vector: one register where there is one so wide, else several.
     type W: Copy;
+    /// The registers that a wide vector takes, at least.
+    const WIDE_REGISTERS: usize;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;
@@ -66,6 +68,7 @@ pub(super) trait Simd: Copy {
 macro_rules! wide_is_a_pair {
     () => {
         type W = [Self::V; 2];
+        const WIDE_REGISTERS: usize = 2;
 
         #[inline(always)]
         fn wide_splat(self, x: f32) -> Self::W {
@@ -377,6 +380,7 @@ mod x86 {
     impl Simd for Avx512 {
         type V = __m256;
         type W = __m512;
+        const WIDE_REGISTERS: usize = 1;
 
         #[inline(always)]
         fn splat(self, x: f32) -> __m256 {

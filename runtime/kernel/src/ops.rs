@@ -1,197 +1,10 @@
-//! Loops over vectors and row-major matrices whose lengths need not be whole vectors.
+//! Loops over vectors whose lengths need not be whole vectors of the CPU.
 
-use half::f16;
 use mcedge_models::spec::FeatureMap;
 
 use super::math;
-use super::simd::{LANES, Simd};
-
-/// A vector's worth of f32 in memory.
-pub(super) type Lanes = [f32; LANES];
-
-/// An element that is read as f32.
-pub(super) trait Cell: Copy {
-    const ZERO: Self;
-
-    fn load<S: Simd>(simd: S, cells: &[Self; LANES]) -> S::V;
-}
-
-impl Cell for f32 {
-    const ZERO: f32 = 0.0;
-
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, cells: &[f32; LANES]) -> S::V {
-        simd.load(cells)
-    }
-}
-
-impl Cell for f16 {
-    const ZERO: f16 = f16::ZERO;
-
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, cells: &[f16; LANES]) -> S::V {
-        simd.load_f16(cells)
-    }
-}
-
-impl Cell for i8 {
-    const ZERO: i8 = 0;
-
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, cells: &[i8; LANES]) -> S::V {
-        simd.load_i8(cells)
-    }
-}
-
-/// The cells, fewer than a vector, with zeros after them. Not inlined, because most sizes do without.
-#[inline(never)]
-fn padded<A: Cell>(cells: &[A]) -> [A; LANES] {
-    let mut padded = [A::ZERO; LANES];
-    for (padded, cell) in padded.iter_mut().zip(cells) {
-        *padded = *cell;
-    }
-    padded
-}
-
-/// A vector that rows are multiplied by, `[cols]`.
-///
-/// Where cols is no multiple of a vector, `last` holds what `full` leaves, with zeros around it, for the last
-/// [`LANES`] cells of a row: some of these have been multiplied already, and now count for nothing. Only rows
-/// shorter than that have to be padded.
-struct Multiplier<'a> {
-    cols: usize,
-    full: &'a [Lanes],
-    last: Option<Lanes>,
-}
-
-impl<'a> Multiplier<'a> {
-    #[inline(always)]
-    fn new(x: &'a [f32]) -> Self {
-        let (full, tail) = x.as_chunks::<LANES>();
-        Self {
-            cols: x.len(),
-            full,
-            last: if tail.is_empty() { None } else { Some(last_lanes(x, tail.len())) },
-        }
-    }
-}
-
-/// `Multiplier::last`; not inlined, as [`padded`].
-#[inline(never)]
-fn last_lanes(x: &[f32], tail: usize) -> Lanes {
-    let Some(last) = x.last_chunk::<LANES>() else { return padded(x) };
-    let mut last = *last;
-    last[..LANES - tail].fill(0.0);
-    last
-}
-
-/// `sums[r]` += the products of row r and x, lane by lane; `rows` is `[R, cols]`, `x` is `[cols]`.
-///
-/// R chains of additions run side by side, and each vector of x is loaded once for R rows.
-#[inline(always)]
-fn add_products<S: Simd, A: Cell, const R: usize>(
-    simd: S,
-    rows: &[A],
-    x: &Multiplier<'_>,
-    sums: &mut [S::V; R],
-) {
-    let mut full: [&[[A; LANES]]; R] = [&[]; R];
-    for (r, full) in full.iter_mut().enumerate() {
-        *full = &rows[r * x.cols..][..x.cols].as_chunks::<LANES>().0[..x.full.len()];
-    }
-    for (i, x) in x.full.iter().enumerate() {
-        let x = simd.load(x);
-        for (sum, row) in sums.iter_mut().zip(&full) {
-            *sum = simd.mul_add(A::load(simd, &row[i]), x, *sum);
-        }
-    }
-    if let Some(last) = &x.last {
-        let last = simd.load(last);
-        for (r, sum) in sums.iter_mut().enumerate() {
-            let row = &rows[r * x.cols..][..x.cols];
-            let cells = match row.last_chunk::<LANES>() {
-                Some(cells) => A::load(simd, cells),
-                None => A::load(simd, &padded(row)),
-            };
-            *sum = simd.mul_add(cells, last, *sum);
-        }
-    }
-}
-
-/// y = W x for W `[rows, cols]`, x `[cols]`, y `[rows]`.
-#[inline(always)]
-pub(super) fn matvec<S: Simd, A: Cell>(simd: S, w: &[A], x: &[f32], y: &mut [f32]) {
-    let x = Multiplier::new(x);
-    let (blocks, rest) = y.as_chunks_mut::<LANES>();
-    let mut w = w;
-    for y in blocks {
-        let (rows, below) = w.split_at(LANES * x.cols);
-        let mut sums = [simd.splat(0.0); LANES];
-        add_products(simd, rows, &x, &mut sums);
-        simd.store(simd.sum_each(sums), y);
-        w = below;
-    }
-    for y in rest {
-        let (row, below) = w.split_at(x.cols);
-        let mut sums = [simd.splat(0.0)];
-        add_products(simd, row, &x, &mut sums);
-        *y = simd.sum(sums[0]);
-        w = below;
-    }
-}
-
-/// ⟨a, x⟩.
-#[inline(always)]
-pub(super) fn dot<S: Simd>(simd: S, a: &[f32], x: &[f32]) -> f32 {
-    let mut sums = [simd.splat(0.0)];
-    add_products(simd, a, &Multiplier::new(x), &mut sums);
-    simd.sum(sums[0])
-}
-
-/// Adds W x to the sum of each row's lanes, for W `[rows, cols]`, x `[cols]`, `sums` `[rows]`: what many products
-/// add up in, so that lanes are summed once at the end and not once a matrix.
-#[inline(always)]
-pub(super) fn add_matvec<S: Simd, A: Cell>(simd: S, w: &[A], x: &[f32], sums: &mut [Lanes]) {
-    const ROWS: usize = 4;
-    let x = Multiplier::new(x);
-    let (blocks, rest) = sums.as_chunks_mut::<ROWS>();
-    let mut w = w;
-    for block in blocks {
-        let (rows, below) = w.split_at(ROWS * x.cols);
-        add_rows(simd, rows, &x, block);
-        w = below;
-    }
-    for row_sum in rest.as_chunks_mut::<1>().0 {
-        let (row, below) = w.split_at(x.cols);
-        add_rows(simd, row, &x, row_sum);
-        w = below;
-    }
-}
-
-#[inline(always)]
-fn add_rows<S: Simd, A: Cell, const R: usize>(
-    simd: S,
-    rows: &[A],
-    x: &Multiplier<'_>,
-    memory: &mut [Lanes; R],
-) {
-    let mut sums = [simd.splat(0.0); R];
-    for (sum, lanes) in sums.iter_mut().zip(memory.iter()) {
-        *sum = simd.load(lanes);
-    }
-    add_products(simd, rows, x, &mut sums);
-    for (sum, lanes) in sums.iter().zip(memory) {
-        simd.store(*sum, lanes);
-    }
-}
-
-/// `y[r]` += the sum of `sums[r]`'s lanes; both are `[rows]`.
-#[inline(always)]
-pub(super) fn add_lane_sums<S: Simd>(simd: S, sums: &[Lanes], y: &mut [f32]) {
-    for (sum, y) in sums.iter().zip(y) {
-        *y += simd.sum(simd.load(sum));
-    }
-}
+use super::matvec::{Cell, padded};
+use super::simd::{LANES, Simd, Task};
 
 /// y += a x for x, y of one length.
 #[inline(always)]
@@ -247,17 +60,67 @@ fn max(x: &[f32]) -> f32 {
     tail.iter().chain(&largest).fold(f32::NEG_INFINITY, |a, &b| a.max(b))
 }
 
+/// y = a x for x, y of one length.
+#[inline(always)]
+pub(super) fn scaled<S: Simd>(simd: S, a: f32, x: &[f32], y: &mut [f32]) {
+    let lanes = simd.splat(a);
+    let (x_full, x_tail) = x[..y.len()].as_chunks::<LANES>();
+    let (y_full, y_tail) = y.as_chunks_mut::<LANES>();
+    for (x, y) in x_full.iter().zip(y_full) {
+        simd.store(simd.mul(lanes, simd.load(x)), y);
+    }
+    for (x, y) in x_tail.iter().zip(y_tail) {
+        *y = a * x;
+    }
+}
+
 /// Scores into gates: x ← exp(x) / Σ exp(x). A score of −∞, or far enough below the largest, has gate 0 exactly;
 /// one NaN makes all of them NaN.
 #[inline(always)]
-pub(super) fn softmax(x: &mut [f32]) {
-    let largest = max(x);
-    for x in x.iter_mut() {
-        *x = math::exp_of_negative(*x - largest);
+pub(super) fn softmax<S: Simd>(simd: S, x: &mut [f32]) {
+    simd.apart(Softmax(x));
+}
+
+struct Softmax<'a>(&'a mut [f32]);
+
+impl Task for Softmax<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let x = self.0;
+        let largest = max(x);
+        for x in x.iter_mut() {
+            *x = math::exp_of_negative(*x - largest);
+        }
+        let scale = 1.0 / sum(x);
+        for x in x.iter_mut() {
+            *x *= scale;
+        }
     }
-    let scale = 1.0 / sum(x);
-    for x in x.iter_mut() {
-        *x *= scale;
+}
+
+/// x ← GELU(x), and its slopes where there is room for them.
+#[inline(always)]
+pub(super) fn gelu<S: Simd>(simd: S, x: &mut [f32], slopes: Option<&mut [f32]>) {
+    simd.apart(Gelu { x, slopes });
+}
+
+struct Gelu<'a> {
+    x: &'a mut [f32],
+    slopes: Option<&'a mut [f32]>,
+}
+
+impl Task for Gelu<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Some(slopes) = self.slopes else {
+            for x in self.x {
+                *x = math::gelu(*x);
+            }
+            return;
+        };
+        for (x, slope) in self.x.iter_mut().zip(slopes) {
+            (*x, *slope) = math::gelu_with_slope(*x);
+        }
     }
 }
 
@@ -296,11 +159,27 @@ pub(super) fn step<S: Simd>(
     update: Update<'_>,
     back: Option<&mut [f32]>,
 ) {
-    match (update.w_past.is_some(), update.s.is_some()) {
-        (false, false) => step_rows::<S, false, false>(simd, step, left, right, update, back),
-        (false, true) => step_rows::<S, false, true>(simd, step, left, right, update, back),
-        (true, false) => step_rows::<S, true, false>(simd, step, left, right, update, back),
-        (true, true) => step_rows::<S, true, true>(simd, step, left, right, update, back),
+    simd.apart(StepMatrix { step, left, right, update, back });
+}
+
+struct StepMatrix<'a> {
+    step: Step,
+    left: &'a [f32],
+    right: &'a [f32],
+    update: Update<'a>,
+    back: Option<&'a mut [f32]>,
+}
+
+impl Task for StepMatrix<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { step, left, right, update, back } = self;
+        match (update.w_past.is_some(), update.s.is_some()) {
+            (false, false) => step_rows::<S, false, false>(simd, step, left, right, update, back),
+            (false, true) => step_rows::<S, false, true>(simd, step, left, right, update, back),
+            (true, false) => step_rows::<S, true, false>(simd, step, left, right, update, back),
+            (true, true) => step_rows::<S, true, true>(simd, step, left, right, update, back),
+        }
     }
 }
 

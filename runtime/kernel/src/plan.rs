@@ -7,8 +7,9 @@ use mcedge_models::spec::{
     Aggregation, Coefficient, Context, Deep, FeatureMap, Memory, Objective, Query, Sign,
 };
 
-use super::ops::{self, Lanes, Step};
-use super::simd::{LANES, Simd};
+use super::matvec::{self, WideLanes};
+use super::ops::Step;
+use super::simd::{Simd, WIDE};
 use super::{Cells, Run, math};
 
 /// One layer of a memory: y = W x + b.
@@ -216,6 +217,12 @@ impl Plan {
         self.heads * self.head_size
     }
 
+    /// Whether a memory is one matrix, and its answer this times its input.
+    #[inline(always)]
+    pub(super) fn is_matrix(&self) -> bool {
+        matches!(&self.layers[..], [layer] if layer.bias.is_none()) && !self.skip && !self.soup
+    }
+
     /// Where a head's part of a token is in a `[T, D]` tensor.
     #[inline(always)]
     pub(super) fn part(&self, head: usize, token: usize) -> Range<usize> {
@@ -298,7 +305,7 @@ impl Plan {
             let Some(source) = source.get(part.clone()) else { continue };
             x.copy_from_slice(source);
             if self.normalize_qk {
-                let scale = 1.0 / math::at_least(ops::dot(simd, x, x).sqrt(), 1e-6);
+                let scale = 1.0 / math::at_least(matvec::dot(simd, x, x).sqrt(), 1e-6);
                 for x in x {
                     *x *= scale;
                 }
@@ -423,7 +430,7 @@ pub(super) struct Scratch {
     /// The last layer's input times a weight, `[cols]`.
     pub(super) weighted: Box<[f32]>,
     /// The last layer's answers, weighted and summed but for the lanes, `[dh]`.
-    pub(super) sums: Box<[Lanes]>,
+    pub(super) sums: Box<[WideLanes]>,
     /// Of the live checkpoints and, after them, the online memory, `[N + 1]`; of attention, of the window's tokens.
     pub(super) weights: Box<[f32]>,
     /// The slots that `ssc` reads, `[top_k]`; empty for other reads and where it reads all.
@@ -469,7 +476,7 @@ impl Scratch {
             error_back: zeros(widest),
             weighted: inputs.last().cloned().unwrap_or_default(),
             inputs,
-            sums: vec![[0.0; LANES]; plan.head_size].into_boxed_slice(),
+            sums: vec![[0.0; WIDE]; plan.head_size].into_boxed_slice(),
             weights: zeros(scores.max(plan.capacity + 1)),
             slots: vec![0; top_k].into_boxed_slice(),
             soup: soup.iter().flat_map(parameters).collect(),

@@ -34,10 +34,10 @@ pub(super) fn step<S: Simd>(
     for (score, &live) in scores.iter_mut().zip(of_head(LIVE, 1)) {
         *score = if live > 0.0 { *score * scale } else { f32::NEG_INFINITY };
     }
-    ops::softmax(simd, scores);
+    ops::softmax(simd, &mut scratch.weights, window);
     let y = &mut run.y[part];
     y.fill(0.0);
-    for (weight, v) in scores.iter().zip(of_head(VALUES, size).chunks_exact(size)) {
+    for (weight, v) in scratch.weights.iter().zip(of_head(VALUES, size).chunks_exact(size)) {
         if *weight != 0.0 {
             ops::add_scaled(simd, *weight, v, y);
         }

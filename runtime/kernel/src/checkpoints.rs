@@ -2,7 +2,7 @@
 
 use super::Cells;
 use super::ahead::Ahead;
-use super::matvec::{self, Cell, WideLanes};
+use super::matvec::{self, Cell, RowSum};
 use super::ops;
 use super::parameters::Order;
 use super::simd::{Simd, Task};
@@ -25,7 +25,7 @@ pub(super) struct Checkpoints<'a> {
     /// x times a weight, `[cols]`.
     pub(super) weighted: &'a mut [f32],
     /// `[rows]`.
-    pub(super) sums: &'a mut [WideLanes],
+    pub(super) sums: &'a mut [RowSum],
 }
 
 impl Checkpoints<'_> {

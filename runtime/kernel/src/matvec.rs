@@ -8,7 +8,17 @@ use super::simd::{LANES, Simd, WIDE};
 /// A vector's worth of f32 in memory.
 type Lanes = [f32; LANES];
 /// A wide vector's worth.
-pub(super) type WideLanes = [f32; WIDE];
+type WideLanes = [f32; WIDE];
+
+/// What the products of a row add up in, lane by lane: a cache line, for an access that crosses into another takes twice as
+/// long.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub(super) struct RowSum([f32; WIDE]);
+
+impl RowSum {
+    pub(super) const ZERO: Self = Self([0.0; WIDE]);
+}
 
 /// An element that is read as f32.
 pub(super) trait Cell: Copy {
@@ -145,7 +155,7 @@ trait Products: Copy {
     /// As `products`, of a row.
     fn product<S: Simd, A: Cell>(self, simd: S, row: &[A]) -> f32;
     /// Adds the products of R rows, lane by lane.
-    fn add<S: Simd, A: Cell, const R: usize>(self, simd: S, rows: &[A], sums: &mut [WideLanes; R]);
+    fn add<S: Simd, A: Cell, const R: usize>(self, simd: S, rows: &[A], sums: &mut [RowSum; R]);
 }
 
 impl Products for &Multiplier<'_> {
@@ -165,14 +175,14 @@ impl Products for &Multiplier<'_> {
 
     /// In the first half of the lanes.
     #[inline(always)]
-    fn add<S: Simd, A: Cell, const R: usize>(self, simd: S, rows: &[A], lanes: &mut [WideLanes; R]) {
+    fn add<S: Simd, A: Cell, const R: usize>(self, simd: S, rows: &[A], lanes: &mut [RowSum; R]) {
         let mut sums = [simd.splat(0.0); R];
         for (sum, lanes) in sums.iter_mut().zip(lanes.iter()) {
-            *sum = simd.load(&lanes.as_chunks::<LANES>().0[0]);
+            *sum = simd.load(&lanes.0.as_chunks::<LANES>().0[0]);
         }
         add_products(simd, rows, self, &mut sums);
         for (sum, lanes) in sums.iter().zip(lanes) {
-            simd.store(*sum, &mut lanes.as_chunks_mut::<LANES>().0[0]);
+            simd.store(*sum, &mut lanes.0.as_chunks_mut::<LANES>().0[0]);
         }
     }
 }
@@ -219,14 +229,14 @@ impl Products for WideMultiplier<'_> {
     }
 
     #[inline(always)]
-    fn add<S: Simd, A: Cell, const R: usize>(self, simd: S, rows: &[A], lanes: &mut [WideLanes; R]) {
+    fn add<S: Simd, A: Cell, const R: usize>(self, simd: S, rows: &[A], lanes: &mut [RowSum; R]) {
         let mut sums = [simd.wide_splat(0.0); R];
         for (sum, lanes) in sums.iter_mut().zip(lanes.iter()) {
-            *sum = simd.wide_load(lanes);
+            *sum = simd.wide_load(&lanes.0);
         }
         self.add_products(simd, rows, &mut sums);
         for (sum, lanes) in sums.iter().zip(lanes) {
-            simd.wide_store(*sum, lanes);
+            simd.wide_store(*sum, &mut lanes.0);
         }
     }
 }
@@ -278,13 +288,7 @@ pub(super) fn dot<S: Simd>(simd: S, a: &[f32], x: &[f32]) -> f32 {
 /// Adds W x to the sum of each row's lanes, for W `[rows, cols]`, x `[cols]`, `sums` `[rows]`: what many products
 /// add up in, so that lanes are summed once at the end and not once a matrix. W is somewhere in what `ahead` is over.
 #[inline(always)]
-pub(super) fn add_matvec<S: Simd, A: Cell>(
-    simd: S,
-    w: &[A],
-    x: &[f32],
-    sums: &mut [WideLanes],
-    ahead: Ahead,
-) {
+pub(super) fn add_matvec<S: Simd, A: Cell>(simd: S, w: &[A], x: &[f32], sums: &mut [RowSum], ahead: Ahead) {
     match (as_wide::<S>(x), x.len()) {
         (Some(x), 32) => add_blocks::<_, _, 8>(simd, w, WideMultiplier(&x[..2]), 32, sums, ahead),
         (Some(x), 64) => add_blocks::<_, _, 8>(simd, w, WideMultiplier(&x[..4]), 64, sums, ahead),
@@ -300,7 +304,7 @@ fn add_blocks<S: Simd, A: Cell, const R: usize>(
     w: &[A],
     x: impl Products,
     cols: usize,
-    sums: &mut [WideLanes],
+    sums: &mut [RowSum],
     ahead: Ahead,
 ) {
     let (blocks, rest) = sums.as_chunks_mut::<R>();
@@ -320,17 +324,17 @@ fn add_blocks<S: Simd, A: Cell, const R: usize>(
 
 /// `y[r]` += the sum of `sums[r]`'s lanes; both are `[rows]`.
 #[inline(always)]
-pub(super) fn add_lane_sums<S: Simd>(simd: S, sums: &[WideLanes], y: &mut [f32]) {
+pub(super) fn add_lane_sums<S: Simd>(simd: S, sums: &[RowSum], y: &mut [f32]) {
     let (sum_blocks, sums_left) = sums.as_chunks::<LANES>();
     let (y_blocks, y_left) = y.as_chunks_mut::<LANES>();
     for (sums, y) in sum_blocks.iter().zip(y_blocks) {
         let mut folded = [simd.splat(0.0); LANES];
         for (folded, lanes) in folded.iter_mut().zip(sums) {
-            *folded = simd.wide_fold(simd.wide_load(lanes));
+            *folded = simd.wide_fold(simd.wide_load(&lanes.0));
         }
         simd.store(simd.mul_add(simd.sum_each(folded), simd.splat(1.0), simd.load(y)), y);
     }
     for (lanes, y) in sums_left.iter().zip(y_left) {
-        *y += simd.sum(simd.wide_fold(simd.wide_load(lanes)));
+        *y += simd.sum(simd.wide_fold(simd.wide_load(&lanes.0)));
     }
 }

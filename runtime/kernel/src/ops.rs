@@ -1,10 +1,12 @@
 //! Loops over vectors whose lengths need not be whole vectors of the CPU.
 
+use std::ops::Add;
+
 use mcedge_models::spec::FeatureMap;
 
 use super::math;
 use super::matvec::{Cell, padded};
-use super::simd::{LANES, Simd, Task};
+use super::simd::{LANES, Simd, Task, WIDE};
 
 /// y += a x for x, y of one length.
 #[inline(always)]
@@ -47,19 +49,6 @@ pub(super) fn sum(x: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// The largest of x, NaN aside; −∞ when there is none.
-#[inline(always)]
-fn max(x: &[f32]) -> f32 {
-    let (full, tail) = x.as_chunks::<LANES>();
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for x in full {
-        for (largest, &x) in largest.iter_mut().zip(x) {
-            *largest = if x > *largest { x } else { *largest };
-        }
-    }
-    tail.iter().chain(&largest).fold(f32::NEG_INFINITY, |a, &b| a.max(b))
-}
-
 /// y = a x for x, y of one length.
 #[inline(always)]
 pub(super) fn scaled<S: Simd>(simd: S, a: f32, x: &[f32], y: &mut [f32]) {
@@ -74,28 +63,59 @@ pub(super) fn scaled<S: Simd>(simd: S, a: f32, x: &[f32], y: &mut [f32]) {
     }
 }
 
-/// Scores into gates: x ← exp(x) / Σ exp(x). A score of −∞, or far enough below the largest, has gate 0 exactly;
-/// one NaN makes all of them NaN.
+/// Scores into gates, for the first `count` of x: x ← exp(x) / Σ exp(x). A score of −∞, or far enough below the largest,
+/// has gate 0 exactly; one NaN makes all of them NaN. What x holds after them, to a whole wide vector, is lost.
 #[inline(always)]
-pub(super) fn softmax<S: Simd>(simd: S, x: &mut [f32]) {
-    simd.apart(Softmax(x));
+pub(super) fn softmax<S: Simd>(simd: S, x: &mut [f32], count: usize) {
+    let x = &mut x[..count.next_multiple_of(WIDE)];
+    x[count..].fill(f32::NEG_INFINITY);
+    simd.apart(Softmax(x.as_chunks_mut().0));
 }
 
-struct Softmax<'a>(&'a mut [f32]);
+struct Softmax<'a>(&'a mut [[f32; WIDE]]);
 
+/// Loops over arrays, which become vector code with nothing left over.
 impl Task for Softmax<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let x = self.0;
-        let largest = max(x);
-        for x in x.iter_mut() {
-            *x = math::exp_of_negative(*x - largest);
+        let largest = max(self.0);
+        let mut sums = [0.0; WIDE];
+        for x in self.0.iter_mut() {
+            for (x, sum) in x.iter_mut().zip(&mut sums) {
+                *x = math::exp_of_negative(*x - largest);
+                *sum += *x;
+            }
         }
-        let scale = 1.0 / sum(x);
-        for x in x.iter_mut() {
+        let scale = 1.0 / fold(sums, Add::add);
+        for x in self.0.as_flattened_mut() {
             *x *= scale;
         }
     }
+}
+
+/// The largest of x, NaN aside; −∞ when there is none.
+#[inline(always)]
+fn max(x: &[[f32; WIDE]]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut largest = [f32::NEG_INFINITY; WIDE];
+    for x in x {
+        for (largest, &x) in largest.iter_mut().zip(x) {
+            *largest = larger(*largest, x);
+        }
+    }
+    fold(largest, larger)
+}
+
+/// All lanes as one, half by half.
+#[inline(always)]
+fn fold(lanes: [f32; WIDE], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = lanes;
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
 }
 
 /// x ← GELU(x), and its slopes where there is room for them.
@@ -173,12 +193,23 @@ struct StepMatrix<'a> {
 impl Task for StepMatrix<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        match (self.update.w_past.is_some(), self.update.s.is_some()) {
+            (false, false) => self.rows::<S, false, false>(simd),
+            (false, true) => self.rows::<S, false, true>(simd),
+            (true, false) => self.rows::<S, true, false>(simd),
+            (true, true) => self.rows::<S, true, true>(simd),
+        }
+    }
+}
+
+impl StepMatrix<'_> {
+    #[inline(always)]
+    fn rows<S: Simd, const PAST: bool, const MOMENTUM: bool>(self, simd: S) {
         let Self { step, left, right, update, back } = self;
-        match (update.w_past.is_some(), update.s.is_some()) {
-            (false, false) => step_rows::<S, false, false>(simd, step, left, right, update, back),
-            (false, true) => step_rows::<S, false, true>(simd, step, left, right, update, back),
-            (true, false) => step_rows::<S, true, false>(simd, step, left, right, update, back),
-            (true, true) => step_rows::<S, true, true>(simd, step, left, right, update, back),
+        match right.len() {
+            // Of the usual length the compiler makes a loop without a counter.
+            32 => step_rows::<S, PAST, MOMENTUM>(simd, step, left, &right[..32], update, back),
+            _ => step_rows::<S, PAST, MOMENTUM>(simd, step, left, right, update, back),
         }
     }
 }
@@ -223,23 +254,10 @@ fn step_row<S: Simd, const PAST: bool, const MOMENTUM: bool>(
 ) {
     let rate = step.rate * left;
     let tail = right.len() / LANES * LANES;
-    let right_lanes = right.as_chunks::<LANES>().0;
-    let vectors = right_lanes.len();
-    let w_past_lanes = if PAST { &w_past.as_chunks::<LANES>().0[..vectors] } else { &[] };
-    let s_past_lanes = if PAST && MOMENTUM { &s_past.as_chunks::<LANES>().0[..vectors] } else { &[] };
-    let w_lanes = &mut w.as_chunks_mut::<LANES>().0[..vectors];
-    let s_lanes = if MOMENTUM { &mut s.as_chunks_mut::<LANES>().0[..vectors] } else { &mut [] };
-    let (retention, momentum) = (simd.splat(step.retention), simd.splat(step.momentum));
-    let (rates, signs) = (simd.splat(rate), simd.splat(step.sign));
-    for i in 0..vectors {
-        let mut change = simd.mul(rates, simd.load(&right_lanes[i]));
-        if MOMENTUM {
-            let old = simd.load(if PAST { &s_past_lanes[i] } else { &s_lanes[i] });
-            change = simd.mul_add(momentum, old, change);
-            simd.store(change, &mut s_lanes[i]);
-        }
-        let old = simd.load(if PAST { &w_past_lanes[i] } else { &w_lanes[i] });
-        simd.store(simd.mul_add(signs, change, simd.mul(retention, old)), &mut w_lanes[i]);
+    if S::IS_WIDE && right.len().is_multiple_of(WIDE) {
+        wide_step_lanes::<S, PAST, MOMENTUM>(simd, step, rate, right, w_past, w, s_past, s);
+    } else {
+        step_lanes::<S, PAST, MOMENTUM>(simd, step, rate, right, w_past, w, s_past, s);
     }
     for i in tail..right.len() {
         let mut change = rate * right[i];
@@ -250,3 +268,43 @@ fn step_row<S: Simd, const PAST: bool, const MOMENTUM: bool>(
         w[i] = step.sign * change + step.retention * if PAST { w_past[i] } else { w[i] };
     }
 }
+
+/// Defines the loop of [`step_row`] over whole vectors of a width.
+macro_rules! step_lanes {
+    ($name:ident, $lanes:ident, $splat:ident, $load:ident, $store:ident, $mul:ident, $mul_add:ident) => {
+        #[inline(always)]
+        #[expect(clippy::too_many_arguments, reason = "a row of each of the tensors of a step")]
+        fn $name<S: Simd, const PAST: bool, const MOMENTUM: bool>(
+            simd: S,
+            step: Step,
+            rate: f32,
+            right: &[f32],
+            w_past: &[f32],
+            w: &mut [f32],
+            s_past: &[f32],
+            s: &mut [f32],
+        ) {
+            let right = right.as_chunks::<$lanes>().0;
+            let vectors = right.len();
+            let w_past = if PAST { &w_past.as_chunks::<$lanes>().0[..vectors] } else { &[] };
+            let s_past = if PAST && MOMENTUM { &s_past.as_chunks::<$lanes>().0[..vectors] } else { &[] };
+            let w = &mut w.as_chunks_mut::<$lanes>().0[..vectors];
+            let s = if MOMENTUM { &mut s.as_chunks_mut::<$lanes>().0[..vectors] } else { &mut [] };
+            let (retention, momentum) = (simd.$splat(step.retention), simd.$splat(step.momentum));
+            let (rates, signs) = (simd.$splat(rate), simd.$splat(step.sign));
+            for i in 0..vectors {
+                let mut change = simd.$mul(rates, simd.$load(&right[i]));
+                if MOMENTUM {
+                    let old = simd.$load(if PAST { &s_past[i] } else { &s[i] });
+                    change = simd.$mul_add(momentum, old, change);
+                    simd.$store(change, &mut s[i]);
+                }
+                let old = simd.$load(if PAST { &w_past[i] } else { &w[i] });
+                simd.$store(simd.$mul_add(signs, change, simd.$mul(retention, old)), &mut w[i]);
+            }
+        }
+    };
+}
+
+step_lanes!(step_lanes, LANES, splat, load, store, mul, mul_add);
+step_lanes!(wide_step_lanes, WIDE, wide_splat, wide_load, wide_store, wide_mul, wide_mul_add);

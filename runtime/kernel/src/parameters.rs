@@ -1,7 +1,7 @@
 //! The parameters of one memory, wherever they are: in the state, in a slot of the cache, in a soup.
 
 use super::ahead::Ahead;
-use super::matvec::{self, WideLanes};
+use super::matvec::{self, RowSum};
 use super::plan::{Layer, Plan, Scratch};
 use super::simd::{Simd, Task};
 use super::{Cells, ops};
@@ -112,7 +112,7 @@ impl<T: Tensor> Parameters<'_, T> {
 
     /// Adds W x over W's [step](Cells::step) to the sum of each row's lanes.
     #[inline(always)]
-    pub(super) fn add_products<S: Simd>(&self, simd: S, layer: &Layer, x: &[f32], sums: &mut [WideLanes]) {
+    pub(super) fn add_products<S: Simd>(&self, simd: S, layer: &Layer, x: &[f32], sums: &mut [RowSum]) {
         simd.apart(AddProducts { w: self.weight(layer), x, sums, ahead: self.ahead(layer) });
     }
 
@@ -142,7 +142,7 @@ impl<T: Tensor> Parameters<'_, T> {
 struct AddProducts<'a> {
     w: Cells<'a>,
     x: &'a [f32],
-    sums: &'a mut [WideLanes],
+    sums: &'a mut [RowSum],
     ahead: Ahead,
 }
 

@@ -7,7 +7,7 @@ use mcedge_models::spec::{
     Aggregation, Coefficient, Context, Deep, FeatureMap, Memory, Objective, Query, Sign,
 };
 
-use super::matvec::{self, WideLanes};
+use super::matvec::{self, RowSum};
 use super::ops::Step;
 use super::simd::{Simd, WIDE};
 use super::{Cells, Run, math};
@@ -430,8 +430,9 @@ pub(super) struct Scratch {
     /// The last layer's input times a weight, `[cols]`.
     pub(super) weighted: Box<[f32]>,
     /// The last layer's answers, weighted and summed but for the lanes, `[dh]`.
-    pub(super) sums: Box<[WideLanes]>,
-    /// Of the live checkpoints and, after them, the online memory, `[N + 1]`; of attention, of the window's tokens.
+    pub(super) sums: Box<[RowSum]>,
+    /// Of the live checkpoints and, after them, the online memory, `[N + 1]`; of attention, of the window's tokens. There is
+    /// room after them, to whole wide vectors.
     pub(super) weights: Box<[f32]>,
     /// The slots that `ssc` reads, `[top_k]`; empty for other reads and where it reads all.
     pub(super) slots: Box<[usize]>,
@@ -476,8 +477,8 @@ impl Scratch {
             error_back: zeros(widest),
             weighted: inputs.last().cloned().unwrap_or_default(),
             inputs,
-            sums: vec![[0.0; WIDE]; plan.head_size].into_boxed_slice(),
-            weights: zeros(scores.max(plan.capacity + 1)),
+            sums: vec![RowSum::ZERO; plan.head_size].into_boxed_slice(),
+            weights: zeros(scores.max(plan.capacity + 1).next_multiple_of(WIDE)),
             slots: vec![0; top_k].into_boxed_slice(),
             soup: soup.iter().flat_map(parameters).collect(),
             gates: zeros(gates),

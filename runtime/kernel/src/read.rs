@@ -2,10 +2,11 @@
 
 use super::ahead::Ahead;
 use super::checkpoints::Checkpoints;
+use super::matvec::{self, RowSum};
 use super::parameters::{self, Order, Parameters, Tensor};
 use super::plan::{Normalizer, Plan, Scoring, Scratch, Weights};
-use super::simd::{Simd, WIDE};
-use super::{Cells, Run, cell, math, matvec, ops};
+use super::simd::Simd;
+use super::{Cells, Run, cell, math, ops};
 
 /// Reads the memories at the token's q into y. A memory of weight 0 is not touched.
 #[inline(always)]
@@ -38,7 +39,7 @@ pub(super) fn read<S: Simd>(
     }
     let y = &mut run.y[part];
     y.fill(0.0);
-    scratch.sums.fill([0.0; WIDE]);
+    scratch.sums.fill(RowSum::ZERO);
     if chosen.count > 0 && plan.is_matrix() {
         simd.apart(matrices(plan, scratch, run.cache[plan.layers[0].weight], head, chosen));
     } else {
@@ -160,7 +161,7 @@ fn weigh<S: Simd>(
                 }
                 scratch.weights[scoring.top_k] = scratch.weights[live];
             }
-            ops::softmax(simd, &mut scratch.weights[..=chosen.count]);
+            ops::softmax(simd, &mut scratch.weights, chosen.count + 1);
         }
     }
     chosen

@@ -8,8 +8,9 @@
 //! Sizes need not be whole vectors then, sums need not be taken across lanes, and what is done with an answer (bias, GELU,
 //! weight) is done to whole vectors.
 
+use super::matvec;
 use super::ops;
-use super::parameters::{self, Parameters};
+use super::parameters::{self, Order, Parameters};
 use super::plan::{Plan, Scratch, Weights};
 use super::read::gates_of;
 use super::simd::{Simd, WIDE};
@@ -131,7 +132,8 @@ pub(super) fn read<S: Simd>(
     for slot in 0..plan.live(run) {
         let reading = tokens.lanes(&block.weights[slot]).iter().filter(|weight| **weight != 0.0).count();
         if reading > 0 {
-            let checkpoint = Parameters { tensors: run.cache, index: head * plan.capacity + slot };
+            let index = head * plan.capacity + slot;
+            let checkpoint = Parameters { tensors: run.cache, index, order: Order::only(index) };
             add_checkpoint(simd, plan, block, checkpoint, slot, tokens, reading == count);
         }
     }
@@ -172,13 +174,13 @@ fn take<S: Simd>(
     token: usize,
 ) {
     let (dh, live, lane, part) = (plan.head_size, plan.live(run), token % BLOCK, plan.part(head, token));
-    let online = Parameters { tensors: &*run.present, index: head };
+    let online = Parameters { tensors: &*run.present, index: head, order: Order::only(head) };
     if let Weights::Gates(scoring) = plan.weights {
         let u = if scoring.with_u { &run.u[part.clone()] } else { &*scratch.q };
         put(&mut scratch.block.queries, lane, u);
         let tokens = if scoring.mean { run.segment_length + token + 1 } else { 1 };
         let context = &run.present[scoring.context][head * dh..][..dh];
-        scratch.block.weights[live].tokens_mut()[lane] = ops::dot(simd, context, u) / tokens as f32;
+        scratch.block.weights[live].tokens_mut()[lane] = matvec::dot(simd, context, u) / tokens as f32;
     }
     ops::map(plan.feature_map, &scratch.q, &mut scratch.inputs[0]);
     put(&mut scratch.block.inputs[0], lane, &scratch.inputs[0]);

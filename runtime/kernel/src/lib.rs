@@ -12,10 +12,13 @@
 //! ½‖M k‖² with v in the place of M k is v kᵀ. A GRU or an LSTM steps all heads at once, so there tokens go outside and
 //! heads inside.
 
+mod ahead;
 mod attention;
 mod cell;
+mod checkpoints;
 mod chunk;
 mod math;
+mod matvec;
 mod ops;
 mod parameters;
 mod plan;
@@ -96,6 +99,16 @@ impl<'a> Cells<'a> {
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
         self.len() == 0
+    }
+
+    /// Where it is, and the bytes of an element.
+    #[inline(always)]
+    fn memory(self) -> (*const u8, usize) {
+        match self {
+            Cells::F32(cells) => (cells.as_ptr().cast(), 4),
+            Cells::F16(cells) => (cells.as_ptr().cast(), 2),
+            Cells::I8(cells, _) => (cells.as_ptr().cast(), 1),
+        }
     }
 
     /// What an element of 1 stands for in the first memory.

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::conditions::held_down;
 use super::record::{Latency, Record, Run};
 use super::words::{change, down, name, printable, up};
 
@@ -132,7 +133,9 @@ fn warnings(before: &Record, after: &Record) -> Vec<String> {
     fields(&mut found, "model", &before.model, &after.model);
     differ(&mut found, "", "command", &command(before), &command(after));
     for (side, record) in [("before", before), ("after", after)] {
-        found.extend(throttled(record).into_iter().map(|reason| format!("throttled {side}: {reason}")));
+        found.extend(
+            held_down(&record.conditions).into_iter().map(|reason| format!("throttled {side}: {reason}")),
+        );
         let unchecked = record.runs.iter().filter(|run| !is_checked(run)).count();
         if unchecked > 0 {
             found.push(format!(
@@ -186,16 +189,6 @@ fn command(record: &Record) -> String {
         }
     }
     kept.join(" ")
-}
-
-/// Why the clock was held down at some time of the bench; not what was so before it began.
-fn throttled(record: &Record) -> BTreeSet<String> {
-    let is_old = |reason: &String| {
-        reason.ends_with("since boot")
-            && record.conditions.first().is_some_and(|first| first.throttled.contains(reason))
-    };
-    let reasons = record.conditions.iter().flat_map(|moment| &moment.throttled);
-    reasons.filter(|reason| !is_old(reason)).cloned().collect()
 }
 
 impl fmt::Display for Comparison {
@@ -274,7 +267,9 @@ impl fmt::Display for Pair {
 /// µs before and after, neither rounded in our favour.
 fn times([before, after]: &[Latency; 2]) -> String {
     let shown = |name: &str, before: f64, after: f64| {
-        format!("{name} {} → {} µs {}", down(before), up(after), change(before, after))
+        // What is equal looks equal.
+        let shown = if before == after { up(before) } else { down(before) };
+        format!("{name} {shown} → {} µs {}", up(after), change(before, after))
     };
     format!("{}, {}", shown("p50", before.p50, after.p50), shown("p99", before.p99, after.p99))
 }

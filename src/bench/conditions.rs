@@ -1,6 +1,7 @@
 //! A moment of the machine: clocks, temperatures, what holds the clock down, power and load. From sysfs and procfs; what is
 //! not there, or not to be read, is absent. On a Jetson `tegrastats` fills in what sysfs keeps to itself.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ const SENSIBLE: std::ops::RangeInclusive<f64> = -60.0..=200.0;
 /// Bits of the Raspberry Pi's firmware that hold now; each has a bit 16 places up for "since boot".
 const PI: [&str; 4] = ["under-voltage", "clock capped", "throttled", "soft temperature limit"];
 const SINCE_BOOT: u32 = 16;
+/// What a reason ends with that held before now, and may have before the bench.
+const OLD: &str = " since boot";
 
 impl Conditions {
     /// This machine now, in a bench that began at `start`. May take two seconds where there is a `tegrastats`.
@@ -58,6 +61,14 @@ impl Conditions {
             self.power_w = power_w;
         }
     }
+}
+
+/// What held the clock down at some time of a bench: at one of its moments, or between the first and a later one.
+pub fn held_down(moments: &[Conditions]) -> BTreeSet<&str> {
+    let was_before = |reason: &String| moments.first().is_some_and(|first| first.throttled.contains(reason));
+    let reasons = moments.iter().flat_map(|moment| &moment.throttled);
+    let in_bench = reasons.filter(|reason| !(reason.ends_with(OLD) && was_before(reason)));
+    in_bench.map(|reason| reason.trim_end_matches(OLD)).collect()
 }
 
 /// Each CPU's clock, MHz: cpufreq's, else that of `/proc/cpuinfo`, which x86 has.
@@ -108,7 +119,7 @@ fn pi(root: &Path) -> Vec<String> {
     let bits = bits.and_then(|bits| u32::from_str_radix(bits.trim_start_matches("0x"), 16).ok());
     let reason = |(bit, reason): (usize, &&str)| match bits.unwrap_or_default() >> bit {
         bits if bits & 1 == 1 => Some(String::from(*reason)),
-        bits if bits >> SINCE_BOOT & 1 == 1 => Some(format!("{reason} since boot")),
+        bits if bits >> SINCE_BOOT & 1 == 1 => Some(format!("{reason}{OLD}")),
         _ => None,
     };
     PI.iter().enumerate().filter_map(reason).collect()

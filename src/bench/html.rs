@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use super::conditions::held_down;
 use super::plot::{self, DARK, LIGHT, Size};
 use super::record::{Conditions, Latency, Machine, Record, Run};
 use super::words::{self, bytes, down, series, up};
@@ -14,6 +15,8 @@ mod table;
 const STYLE: &str = include_str!("html/style.css");
 /// The pictures' sizes: about as wide as a telephone, so that text is as large there as it is meant.
 const LATENCY: Size = Size { width: 400.0, height: 300.0, font: 12.0 };
+/// Where there is room and nothing else to see.
+const WIDE: Size = Size { width: 860.0, height: 400.0, font: 14.0 };
 const SPREAD: Size = Size { width: 340.0, height: 210.0, font: 11.0 };
 
 /// The page.
@@ -27,7 +30,7 @@ pub fn page(record: &Record) -> String {
     section(
         &mut html,
         "Runs",
-        "Times in µs, of one run of the graph: a step, or a chunk, of all streams of the batch.",
+        "Times in µs, of one run of the graph: a step, or a chunk, of all streams of the batch. Those that end a segment are apart, as end.",
     );
     table::runs(&mut html, record);
     spread(&mut html, record);
@@ -42,8 +45,8 @@ fn head(html: &mut String, record: &Record) {
         html,
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>{model} – mcedge bench</title><style>{STYLE}{LIGHT}.paper{{fill:var(--card)}}.plots .paper{{fill:var(--paper)}}\
-         @media(prefers-color-scheme:dark){{{DARK}.paper{{fill:var(--card)}}.plots .paper{{fill:var(--paper)}}}}</style></head><body>\
+         <title>{model} – mcedge bench</title><style>{STYLE}{LIGHT}.paper{{fill:var(--card)}}figure .paper{{fill:var(--paper)}}\
+         @media(prefers-color-scheme:dark){{{DARK}.paper{{fill:var(--card)}}figure .paper{{fill:var(--paper)}}}}</style></head><body>\
          <h1>Latency of {model}</h1>"
     );
     let text = format!(
@@ -67,35 +70,11 @@ fn section(html: &mut String, title: &str, what: &str) {
 
 /// What makes the times worth less.
 fn notes(html: &mut String, record: &Record) {
-    let Machine { hypervisor, governor, cpus, .. } = &record.machine;
-    let mut notes = Vec::new();
-    for run in &record.runs {
-        if run.check.tokens == 0 {
-            notes.push(format!("{}: the outputs were not checked", words::name(run)));
-        } else if run.check.error > run.check.tolerance || run.check.error.is_nan() {
-            notes.push(format!("{}: the outputs are wrong", words::name(run)));
-        }
-    }
-    for moment in &record.conditions {
-        notes.extend(
-            moment
-                .throttled
-                .iter()
-                .map(|reason| format!("At {} s the clock was held down: {reason}", down(moment.at_s))),
-        );
-    }
-    notes.extend(hypervisor.as_ref().map(|name| format!("On a hypervisor ({name}): it takes the processor away at times, and the longest times tell of that too")));
-    notes.extend(
-        governor
-            .as_ref()
-            .filter(|governor| *governor != "performance")
-            .map(|governor| format!("The frequency governor is {governor}: clocks follow the load")),
-    );
-    let busy =
-        record.conditions.first().and_then(|first| first.load).filter(|load| *load > 0.5 * *cpus as f64);
-    notes.extend(busy.map(|load| {
-        format!("The machine was busy when the bench began: load {load} on {}", counted(*cpus, "CPU"))
-    }));
+    let unchecked = record.runs.iter().filter_map(unchecked);
+    let reasons: Vec<&str> = held_down(&record.conditions).into_iter().collect();
+    let slowed = (!reasons.is_empty())
+        .then(|| format!("The clock was held down in the bench: {}", reasons.join(", ")));
+    let notes: Vec<String> = unchecked.chain(slowed).chain(disturbed(record)).collect();
     if notes.is_empty() {
         return;
     }
@@ -104,6 +83,31 @@ fn notes(html: &mut String, record: &Record) {
         let _ = write!(html, "<li>{}</li>", escape(&note));
     }
     html.push_str("</ul>");
+}
+
+fn unchecked(run: &Run) -> Option<String> {
+    let what = match run.check.tokens {
+        0 => "not checked",
+        _ if run.check.error <= run.check.tolerance => return None,
+        _ => "wrong",
+    };
+    Some(format!("{}: the outputs are {what}", words::name(run)))
+}
+
+/// What else has the processor, or slows it.
+fn disturbed(record: &Record) -> Vec<String> {
+    let Machine { hypervisor, governor, cpus, .. } = &record.machine;
+    let shared = hypervisor.as_ref().map(|name| {
+        format!("On a hypervisor ({name}): it takes the processor away at times, and the longest times tell of that too")
+    });
+    let governor = governor.as_ref().filter(|governor| *governor != "performance");
+    let governed =
+        governor.map(|governor| format!("The frequency governor is {governor}: clocks follow the load"));
+    let load =
+        record.conditions.first().and_then(|first| first.load).filter(|load| *load > 0.5 * *cpus as f64);
+    let cpus = counted(*cpus, "CPU");
+    let busy = load.map(|load| format!("The machine was busy when the bench began: load {load} on {cpus}"));
+    [shared, governed, busy].into_iter().flatten().collect()
 }
 
 /// The numbers that a reader wants first: of the first setting, the fastest at the least and at the largest fill.
@@ -175,7 +179,10 @@ fn rest(html: &mut String, record: &Record) {
         html,
         &tokens.to_string(),
         "tokens checked",
-        &format!("largest error {} of what it may be", up(part)),
+        &format!(
+            "of all runs; the largest error is {} % of what it may be",
+            up((1000.0 * part).ceil() / 10.0)
+        ),
     );
 }
 
@@ -201,16 +208,24 @@ fn latency(html: &mut String, record: &Record) {
         "p50 of the ordinary runs, with a whisker to p99. The floor is what the bytes of weights, state and live cache take at \
          the bandwidth measured in the same process.",
     );
-    html.push_str("<div class=\"plots\">");
-    for (setting, runs) in plot::groups(&record.runs) {
-        let _ = write!(
-            html,
-            "<figure><figcaption>{}</figcaption>{}</figure>",
-            escape(&setting),
-            plot::latency(&runs, LATENCY)
-        );
+    let groups = plot::groups(&record.runs);
+    if let [only] = groups.as_slice() {
+        figure(html, "wide", WIDE, only);
+        figure(html, "narrow", LATENCY, only);
+        return;
     }
+    html.push_str("<div class=\"plots\">");
+    groups.iter().for_each(|group| figure(html, "", LATENCY, group));
     html.push_str("</div>");
+}
+
+fn figure(html: &mut String, class: &str, size: Size, (setting, runs): &(String, Vec<&Run>)) {
+    let picture = plot::latency(runs, size);
+    let _ = write!(
+        html,
+        "<figure class=\"{class}\"><figcaption>{}</figcaption>{picture}</figure>",
+        escape(setting)
+    );
 }
 
 /// How near each run is to the floor: a bar that is full at it.

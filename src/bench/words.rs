@@ -17,6 +17,15 @@ pub fn down(value: f64) -> String {
     rounded(value, f64::floor, SLACK)
 }
 
+/// A small number as `1.2e-7`, rounded up.
+pub fn scientific(value: f64) -> String {
+    if !(value > 0.0 && value.is_finite()) {
+        return if value == 0.0 { "0".into() } else { "?".into() };
+    }
+    let unit = 10f64.powf(value.log10().floor() - 1.0);
+    format!("{:.1e}", (value / unit - SLACK).ceil() * unit)
+}
+
 fn rounded(value: f64, round: fn(f64) -> f64, slack: f64) -> String {
     if !value.is_finite() {
         return "?".into();
@@ -91,6 +100,12 @@ mod tests {
         check(0.0, ["0.000", "0.000"]);
         check(f64::NAN, ["?", "?"]);
         check(-1.23456, ["-1.234", "-1.235"]);
+    }
+
+    #[test]
+    fn an_error_is_never_told_smaller_than_it_is() {
+        let told = [0.0, 1e-7, 1.201e-7, 9.99e-7, 0.5, f64::NAN].map(scientific);
+        assert_eq!(told, ["0", "1.0e-7", "1.3e-7", "1.0e-6", "5.0e-1", "?"]);
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn apples_and_pears_are_told_on_top() {
             "machine governor: `unknown` before, `performance` after",
             "model digest: `abc` before, `def` after",
             "command: `bench model` before, `bench other` after",
-            "throttled after: under-voltage since boot",
+            "throttled after: under-voltage",
             "outputs after: 1 of 1 runs are not checked, or wrong",
         ]
     );

@@ -134,6 +134,24 @@ fn rails_are_volts_times_amperes_or_what_a_chip_says() {
 }
 
 #[test]
+fn what_was_so_before_the_bench_did_not_hold_it_down() {
+    let moment = |reasons: &[&str]| Conditions {
+        throttled: reasons.iter().map(ToString::to_string).collect(),
+        ..Conditions::default()
+    };
+    let check = |moments: &[Conditions], expected: &[&str]| {
+        assert_eq!(held_down(moments).into_iter().collect::<Vec<_>>(), expected);
+    };
+    let (none, old, now) = (moment(&[]), moment(&["throttled since boot"]), moment(&["throttled"]));
+    check(&[], &[]);
+    check(&[none.clone(), none.clone()], &[]);
+    check(&[old.clone(), old.clone()], &[]);
+    check(&[none.clone(), old.clone()], &["throttled"]);
+    check(&[now.clone(), old], &["throttled"]);
+    check(&[none, now], &["throttled"]);
+}
+
+#[test]
 fn a_pc_without_cpufreq_has_its_clocks_from_cpuinfo() {
     let info = "processor\t: 0\ncpu MHz\t\t: 2300.125\nflags\t: fpu\n\nprocessor\t: 1\ncpu MHz\t\t: 800.0\n";
     let found = Root::new("pc", &[("proc/cpuinfo", info)]).read();

@@ -5,6 +5,8 @@ use super::*;
 /// A column: its name, and what a run has in it.
 type Column = (&'static str, fn(&Run) -> String);
 
+/// The column of names, which may be long.
+const AGAINST: &str = "checked against";
 /// Columns after the name; those that are empty in all runs are left out.
 const COLUMNS: [Column; 18] = [
     ("min", |run| up(run.ordinary.min)),
@@ -14,8 +16,8 @@ const COLUMNS: [Column; 18] = [
     ("p99.9", |run| up(run.ordinary.p999)),
     ("max", |run| up(run.ordinary.max)),
     ("count", |run| run.ordinary.count.to_string()),
-    ("segment end p50", |run| end(run, |ends| up(ends.p50))),
-    ("segment end p99", |run| end(run, |ends| up(ends.p99))),
+    ("end p50", |run| end(run, |ends| up(ends.p50))),
+    ("end p99", |run| end(run, |ends| up(ends.p99))),
     ("tokens/s", |run| down(run.tokens_per_second)),
     ("× floor", |run| plot::floor_us(run).map(|floor| up(run.ordinary.p50 / floor)).unwrap_or_default()),
     ("bytes", |run| bytes(run.touched.total())),
@@ -23,8 +25,8 @@ const COLUMNS: [Column; 18] = [
     ("jitter", |run| run.paced.as_ref().map(|paced| up(paced.jitter_us)).unwrap_or_default()),
     ("load, ms", |run| up(run.load_ms)),
     ("first", |run| up(run.first_us)),
-    ("error", |run| format!("{:.1e}", run.check.error)),
-    ("checked against", |run| run.check.against.join(", ")),
+    ("error", |run| words::scientific(run.check.error)),
+    (AGAINST, |run| run.check.against.join(", ")),
 ];
 
 fn end(run: &Run, value: fn(&Latency) -> String) -> String {
@@ -37,7 +39,8 @@ pub fn runs(html: &mut String, record: &Record) {
     let columns: Vec<&Column> = COLUMNS.iter().filter(is_used).collect();
     html.push_str("<div class=\"scroll\"><table class=\"cards\"><thead><tr><th class=\"name\">run</th>");
     for (name, _) in &columns {
-        let _ = write!(html, "<th>{name}</th>");
+        let class = if *name == AGAINST { " class=\"name\"" } else { "" };
+        let _ = write!(html, "<th{class}>{name}</th>");
     }
     html.push_str("</tr></thead>");
     let index = |run: &Run| record.runs.iter().position(|other| std::ptr::eq(other, run)).unwrap_or_default();
@@ -60,7 +63,8 @@ fn row(html: &mut String, run: &Run, index: usize, columns: &[&Column]) {
     let name = format!("{}, fill {}", series(run), run.fill);
     let _ = write!(html, "<tr><td class=\"name\"><a href=\"#run-{index}\">{}</a></td>", escape(&name));
     for (name, value) in columns {
-        let _ = write!(html, "<td data-label=\"{name}\">{}</td>", escape(&value(run)));
+        let class = if *name == AGAINST { " class=\"long\"" } else { "" };
+        let _ = write!(html, "<td{class} data-label=\"{name}\">{}</td>", escape(&value(run)));
     }
     html.push_str("</tr>");
 }

@@ -109,9 +109,9 @@ fn what_makes_times_worth_less_is_told_on_top() {
     record.machine.governor = Some("powersave".into());
     let html = page(&record);
     for part in [
-        "not checked</li>",
+        "outputs are not checked</li>",
         "outputs are wrong</li>",
-        "held down: under-voltage</li>",
+        "held down in the bench: under-voltage</li>",
         "hypervisor (kvm)",
         "governor is powersave",
         "load 3.5 on 2 CPUs",

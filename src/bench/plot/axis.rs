@@ -2,6 +2,8 @@
 
 /// From this ratio of the largest to the least on, an axis is logarithmic.
 const WIDE: f64 = 8.0;
+/// Values nearer than this are spread a little, for there is nothing between equals.
+const NARROW: f64 = 1.05;
 /// The most labels of an axis, about.
 const LABELS: usize = 6;
 
@@ -37,9 +39,26 @@ impl Axis {
     /// Those of `values` that are positive, on a logarithmic scale.
     pub fn log(values: &[f64], pixels: (f64, f64)) -> Self {
         let (least, most) = ends(values).unwrap_or((1.0, 1.0));
-        let (least, most) = if most / least < 1.2 { (least / 1.5, most * 1.5) } else { (least, most) };
-        let ends = (least / 1.06, most * 1.06);
-        Self { is_log: true, ends, pixels, ticks: log_ticks(ends) }
+        let (least, most) =
+            if most / least < NARROW { (least / NARROW, most * NARROW) } else { (least, most) };
+        // A little room at both ends, the more the wider.
+        let room = (most / least).powf(0.03);
+        Self::span(least / room, most * room, pixels)
+    }
+
+    /// From `least`, which is positive, to `most`, which is larger, on a logarithmic scale.
+    pub fn span(least: f64, most: f64, pixels: (f64, f64)) -> Self {
+        Self { is_log: true, ends: (least, most), pixels, ticks: log_ticks((least, most)) }
+    }
+
+    /// The largest value.
+    pub fn end(&self) -> f64 {
+        self.ends.1
+    }
+
+    /// In pixels.
+    pub fn length(&self) -> f64 {
+        (self.pixels.1 - self.pixels.0).abs()
     }
 
     /// The pixel of a value; what is beyond an end is at it.
@@ -105,7 +124,15 @@ fn log_ticks((least, most): (f64, f64)) -> Vec<f64> {
         ticks(&[1.0], 2),
         ticks(&[1.0], 4),
     ];
-    choices.into_iter().find(|ticks| ticks.len() <= LABELS).unwrap_or_default()
+    let ticks = choices.into_iter().find(|ticks| ticks.len() <= LABELS).unwrap_or_default();
+    if ticks.len() > 2 { ticks } else { even_ticks((least, most)) }
+}
+
+/// Round values at even distances: for ends so near that a power of ten, or a digit, is seldom between them.
+fn even_ticks((least, most): (f64, f64)) -> Vec<f64> {
+    let step = round_up((most - least) / (LABELS - 1) as f64);
+    let first = (least / step).ceil();
+    (0..LABELS).map(|i| (first + i as f64) * step).filter(|tick| *tick <= most).collect()
 }
 
 #[cfg(test)]

@@ -3,16 +3,20 @@
 use std::fmt::Write;
 
 use super::axis::Axis;
-use super::{Frame, Size, draw_across, draw_up, duration, label, mark, open, path};
+use super::{Frame, Size, draw_across, draw_up, duration, label, mark, open, path, text_width};
 use crate::bench::record::Run;
 use crate::bench::words::up;
 use crate::svg::escape;
 
-/// Bars of a histogram.
-const BARS: usize = 64;
+/// Bars of a histogram, at most and, but for a short part of it, at least.
+const BARS: f64 = 64.0;
+const FEW: f64 = 12.0;
+/// Times so many times p99 have an axis of their own, and leave this part of the width to the rest.
+const TAIL: f64 = 1.6;
+const BODY: f64 = 0.66;
 /// Pixels of a column of the timeline, and of one in which one segment end is shown.
 const COLUMN: f64 = 1.5;
-const END_COLUMN: f64 = 5.0;
+const END_COLUMN: f64 = 8.0;
 /// The most outliers that are marked.
 const OUTLIERS: usize = 40;
 /// A time is an outlier above p99.9, when it is this many times p50 or more.
@@ -21,7 +25,7 @@ const FAR: f64 = 1.5;
 const PAUSE: (f64, f64) = (20.0, 0.005);
 /// The most stretches of a timeline; with more it has its pauses.
 const STRETCHES: usize = 12;
-/// Pixels between two stretches.
+/// Pixels between two stretches, and two scales.
 const GAP: f64 = 6.0;
 
 /// The ordinary runs by time, both axes logarithmic, with p50, p99 and p99.9.
@@ -29,23 +33,18 @@ pub fn histogram(run: &Run, size: Size) -> String {
     let mut svg = open(size, "Ordinary runs by time, logarithmic both ways");
     let font = size.font;
     let frame = frame(size, 3.0 * 1.25 * font + 4.0);
-    let (times, counts): (Vec<f64>, Vec<u64>) = run.histogram.iter().copied().unzip();
-    let across =
-        Axis::log(&[times.as_slice(), &[run.ordinary.p50, run.ordinary.min]].concat(), frame.across());
-    let bars = bars(&run.histogram, &across);
+    let parts = parts(run, frame);
+    let bars = bars(&run.histogram, &parts);
     // One run alone has a bar that can be seen.
     let most = bars.iter().map(|bar| bar.1).max().unwrap_or_default().max(10) as f64;
     let axis = Axis::log(&[0.5, most], frame.up());
-    draw_up(
-        &mut svg,
-        frame,
-        font,
-        &axis,
-        |count| if count < 1.0 { String::new() } else { count.to_string() },
-    );
-    draw_across(&mut svg, frame, font, &places(&across));
+    let count_name = |count: f64| if count.fract() == 0.0 { count.to_string() } else { String::new() };
+    draw_up(&mut svg, frame, font, &axis, count_name);
+    draw_across(&mut svg, frame, font, &parts.iter().flat_map(places).collect::<Vec<_>>());
+    draw_cut(&mut svg, frame, &parts);
     svg.push_str("<g class=\"s0\" fill=\"currentColor\">");
-    for ((start, end), count) in bars.into_iter().filter(|bar| bar.1 > 0) {
+    for ((start, end), count) in bars.iter().copied().filter(|bar| bar.1 > 0) {
+        let across = part(&parts, end);
         let (left, right, top) = (across.at(start), across.at(end), axis.at(count as f64));
         let _ = write!(
             svg,
@@ -57,13 +56,45 @@ pub fn histogram(run: &Run, size: Size) -> String {
         );
     }
     svg.push_str("</g>");
-    if counts.iter().any(|count| *count > 0) {
-        draw_percentiles(&mut svg, run, frame, font, &across);
-    } else {
-        label(&mut svg, (size.width / 2.0, size.height / 2.0), "middle", "muted", "no runs");
+    match bars.iter().any(|bar| bar.1 > 0) {
+        true => draw_percentiles(&mut svg, run, frame, font, &parts),
+        false => label(&mut svg, (size.width / 2.0, size.height / 2.0), "middle", "muted", "no runs"),
     }
     svg.push_str("</svg>");
     svg
+}
+
+/// The axis across: of one part, or, when the longest times would press the rest together, of two, the second beyond p99.
+fn parts(run: &Run, frame: Frame) -> Vec<Axis> {
+    let times = run.histogram.iter().filter(|bucket| bucket.1 > 0).map(|bucket| bucket.0);
+    let times: Vec<f64> = times.chain([run.ordinary.p50, run.ordinary.min]).collect();
+    let cut = run.ordinary.p99;
+    let most = times.iter().copied().filter(|time| time.is_finite()).fold(0.0, f64::max);
+    let is_far = cut > 0.0 && most > TAIL * cut;
+    if !is_far {
+        return vec![Axis::log(&times, frame.across())];
+    }
+    let middle = frame.left + BODY * (frame.right - frame.left);
+    let body: Vec<f64> = times.into_iter().filter(|time| *time <= cut).chain([cut]).collect();
+    let body = Axis::log(&body, (frame.left, middle));
+    let tail = Axis::span(body.end(), most * 1.06, (middle + GAP, frame.right));
+    vec![body, tail]
+}
+
+/// The part of the axis that a time lies on.
+fn part(parts: &[Axis], us: f64) -> &Axis {
+    let last = &parts[parts.len() - 1];
+    parts.iter().find(|part| us <= part.end() * (1.0 + 1e-9)).unwrap_or(last)
+}
+
+/// Two strokes where the axis changes its scale.
+fn draw_cut(svg: &mut String, frame: Frame, parts: &[Axis]) {
+    if let [body, _] = parts {
+        let x = body.at(body.end());
+        for x in [x, x + GAP] {
+            path(svg, "axis", &format!("M{:.1} {:.1}l4 -10", x - 2.0, frame.bottom + 5.0));
+        }
+    }
 }
 
 fn frame(size: Size, top: f64) -> Frame {
@@ -76,28 +107,37 @@ fn places(axis: &Axis) -> Vec<(f64, String)> {
 }
 
 /// Bins of the axis and the runs in each.
-fn bars(histogram: &[(f64, u64)], across: &Axis) -> Vec<((f64, f64), u64)> {
-    let mut bars: Vec<((f64, f64), u64)> = across.bins(BARS).into_iter().map(|bin| (bin, 0)).collect();
+fn bars(histogram: &[(f64, u64)], parts: &[Axis]) -> Vec<((f64, f64), u64)> {
+    let bins = parts.iter().enumerate().flat_map(|(index, part)| {
+        let room = BARS * part.length() / parts.iter().map(Axis::length).sum::<f64>();
+        // Bars narrower than the buckets would be a comb.
+        let buckets = histogram.iter().filter(|bucket| part.has(bucket.0)).count() / 2;
+        let most = if index == 0 { (buckets as f64).max(FEW) } else { room };
+        part.bins(room.min(most).round().max(1.0) as usize)
+    });
+    let mut bars: Vec<((f64, f64), u64)> = bins.map(|bin| (bin, 0)).collect();
     for (edge, count) in histogram {
         // The first that ends above; what is no time is in the first.
-        let place = bars.partition_point(|((_, end), _)| end < edge).min(BARS - 1);
+        let place = bars.partition_point(|((_, end), _)| end < edge).min(bars.len() - 1);
         bars[place].1 = bars[place].1.saturating_add(*count);
     }
     bars
 }
 
-/// Lines at p50, p99 and p99.9, each named in a row of its own: however near they are, names don't meet.
-fn draw_percentiles(svg: &mut String, run: &Run, frame: Frame, font: f64, across: &Axis) {
+/// Lines at p50, p99 and p99.9, each named in a row of its own, the longest in the first: a name is left of its line, where
+/// the others' lines are not or begin below, so names meet neither each other nor a line.
+fn draw_percentiles(svg: &mut String, run: &Run, frame: Frame, font: f64, parts: &[Axis]) {
     let times = &run.ordinary;
     for (row, (name, us)) in
-        [("p50", times.p50), ("p99", times.p99), ("p99.9", times.p999)].into_iter().enumerate()
+        [("p99.9", times.p999), ("p99", times.p99), ("p50", times.p50)].into_iter().enumerate()
     {
-        let (x, y) = (across.at(us), 1.25 * font * (row as f64 + 0.8));
-        let is_left = x < (frame.left + frame.right) / 2.0;
-        let (anchor, beside) = if is_left { ("start", x + 4.0) } else { ("end", x - 4.0) };
+        let (x, y) = (part(parts, us).at(us), 1.25 * font * (row as f64 + 0.8));
+        let name = format!("{name} {} µs", up(us));
+        let has_room = x - 4.0 > text_width(&name, font);
+        let (anchor, beside) = if has_room { ("end", x - 4.0) } else { ("start", x + 4.0) };
         svg.push_str("<g class=\"mark\" stroke=\"currentColor\" stroke-dasharray=\"3 2\">");
         let _ = write!(svg, "<path d=\"M{x:.1} {:.1}V{:.1}\"/></g>", y - 0.7 * font, frame.bottom);
-        label(svg, (beside, y), anchor, "text", &format!("{name} {} µs", up(us)));
+        label(svg, (beside, y), anchor, "text", &name);
     }
 }
 
@@ -292,10 +332,30 @@ mod tests {
     }
 
     #[test]
+    fn a_long_tail_has_a_scale_of_its_own_and_loses_nothing() {
+        let mut run = crate::bench::made_up::full("tract", 4, 100.0, 5000, 0.0);
+        run.histogram.push((20_000.0, 1));
+        let frame = Frame { left: 0.0, right: 300.0, top: 0.0, bottom: 100.0 };
+        let parts = parts(&run, frame);
+        assert_eq!(parts.len(), 2);
+        let bars = bars(&run.histogram, &parts);
+        let all: u64 = run.histogram.iter().map(|bucket| bucket.1).sum();
+        assert_eq!(bars.iter().map(|bar| bar.1).sum::<u64>(), all);
+        // From left to right, without a hole but for the gap.
+        let place = |us: f64, end: f64| part(&parts, end).at(us);
+        let holes =
+            bars.windows(2).map(|pair| place(pair[1].0.0, pair[1].0.1) - place(pair[0].0.1, pair[0].0.1));
+        let holes: Vec<f64> = holes.filter(|hole| hole.abs() > 1e-6).collect();
+        assert!(holes.len() == 1 && (holes[0] - GAP).abs() < 1e-6, "{holes:?}");
+        assert!(part(&parts, run.ordinary.p50).at(run.ordinary.p50) < BODY * 300.0);
+        assert!(part(&parts, 20_000.0).at(20_000.0) > 250.0);
+    }
+
+    #[test]
     fn every_run_of_the_histogram_is_in_a_bar() {
         let histogram = [(1.0, 3), (1.001, 4), (50.0, 1), (1000.0, 2), (f64::NAN, 1), (0.0, 1)];
         let times: Vec<f64> = histogram.iter().map(|bucket| bucket.0).collect();
-        let bars = bars(&histogram, &Axis::log(&times, (0.0, 100.0)));
+        let bars = bars(&histogram, &[Axis::log(&times, (0.0, 100.0))]);
         assert_eq!(bars.iter().map(|bar| bar.1).sum::<u64>(), 12);
         assert!(bars.iter().any(|((start, end), count)| *count == 1 && (*start..=*end).contains(&50.0)));
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use half::f16;
-use mcedge_models::contract::{Contract, DOMAIN, Dtype, Lead, MemoryFunction, Role};
+use mcedge_models::contract::{Contract, DOMAIN, Dtype, MemoryFunction, Role};
 use ort::ep;
 use ort::logging::LogLevel;
 use ort::operator::{
@@ -14,7 +14,7 @@ use ort::operator::{
 use ort::session::{Session, SessionInputValue, builder::SessionBuilder};
 use ort::value::{DynTensor, DynValue, TensorElementType, ValueRef, ValueRefMut};
 
-use super::call::{Call, Short, rows_of};
+use super::call::{Call, Shape, Short, rows_of};
 use super::ort_library::OnnxRuntime;
 use super::{Backend, Buffer, Cells, CellsMut, Element};
 use crate::{Error, Model};
@@ -289,19 +289,13 @@ impl Operator for MemoryOperator {
     }
 
     fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<MemoryKernel> {
-        Ok(MemoryKernel {
-            call: Call::new(&self.function, self.capacity),
-            capacity: self.capacity,
-            outputs: self.function.outputs(),
-        })
+        Ok(MemoryKernel { call: Call::new(&self.function, self.capacity) })
     }
 }
 
 /// The kernel of one node, with its scratch.
 struct MemoryKernel {
     call: Call,
-    capacity: usize,
-    outputs: Vec<Role>,
 }
 
 impl Kernel for MemoryKernel {
@@ -312,19 +306,12 @@ impl Kernel for MemoryKernel {
                 context.input(index)?.ok_or_else(|| ort::Error::new("a memory function lacks an input"))?,
             );
         }
-        let shape: Short<usize> = inputs[0].shape().iter().map(|&size| size as usize).collect();
-        let tokens = rows_of(&shape).map_err(ort::Error::wrap)?;
+        let first: Shape<i64> = inputs[0].shape().iter().copied().collect();
+        let sizes: Shape<usize> = first.iter().map(|&size| size as usize).collect();
+        let tokens = rows_of(&sizes).map_err(ort::Error::wrap)?;
         let mut outputs: Short<ValueRefMut<'_>> = Short::new();
-        for (index, &role) in self.outputs.iter().enumerate() {
-            let (lead, tail) = self.call.function().shape(role, self.capacity);
-            let first = inputs[0].shape();
-            let lead = match lead {
-                Lead::Token => &first[..2],
-                Lead::Stream => &first[..1],
-                Lead::Whole => &[],
-            };
-            let shape: Short<i64> =
-                lead.iter().copied().chain(tail.iter().map(|&size| size as i64)).collect();
+        for (index, output) in self.call.outputs().iter().enumerate() {
+            let shape = output.shape(&first, |size| size as i64);
             let output = context.output(index, shape.as_slice())?;
             outputs.push(output.ok_or_else(|| ort::Error::new("a memory function lacks an output"))?);
         }

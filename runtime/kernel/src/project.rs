@@ -9,7 +9,7 @@ use mcedge_models::contract::{MemoryFunction, Role};
 use mcedge_models::spec::Norm;
 
 use super::simd::{Simd, Task, WIDE};
-use super::{Isa, math, ops};
+use super::{Isa, math, matvec, ops};
 
 /// Rows that go together where there are more: as many as share the reading of a weight well, few enough to stay close.
 const ROWS: usize = 64;
@@ -329,7 +329,7 @@ impl Task for NormTask<'_> {
             for (y, x) in y.iter_mut().zip(x) {
                 *y = x - mean;
             }
-            let scale = 1.0 / (ops::dot(simd, y, y) / d as f32 + epsilon).sqrt();
+            let scale = 1.0 / (matvec::dot(simd, y, y) / d as f32 + epsilon).sqrt();
             for (y, weight) in y.iter_mut().zip(weight) {
                 *y = *y * scale * weight;
             }

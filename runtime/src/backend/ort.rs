@@ -1,5 +1,6 @@
 //! ONNX Runtime: any CPU through the fused kernel, CUDA and TensorRT through the graph's plain bodies.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -53,6 +54,8 @@ pub struct OrtOptions {
     pub allow_fallback: bool,
     /// Whether memory functions run as their bodies of standard ops, as they do on a GPU, in place of the kernel.
     pub plain: bool,
+    /// Threads that share an operation; one when absent. The kernels run on one whatever it is.
+    pub threads: Option<NonZeroUsize>,
 }
 
 /// A graph in ONNX Runtime.
@@ -92,10 +95,11 @@ impl Ort {
         let runtime = OnnxRuntime::load(options.library.as_deref())?;
         let device_error =
             |error: ort::Error| Error::Device { device: options.device.name(), message: error.to_string() };
-        let on_cpu = || load(model, bytes, runtime, Device::Cpu, options.plain).map_err(failed);
+        let threads = options.threads.map_or(1, NonZeroUsize::get);
+        let on_cpu = || load(model, bytes, runtime, Device::Cpu, options.plain, threads).map_err(failed);
         let (session, device, fallback) = match options.device {
             Device::Cpu => (on_cpu()?, Device::Cpu, None),
-            device => match load(model, bytes, runtime, device, true) {
+            device => match load(model, bytes, runtime, device, true, threads) {
                 Ok(session) => (session, device, None),
                 Err(error) if options.allow_fallback => (on_cpu()?, Device::Cpu, Some(error.to_string())),
                 Err(error) => return Err(device_error(error)),
@@ -128,10 +132,11 @@ fn load(
     runtime: &OnnxRuntime,
     device: Device,
     plain: bool,
+    threads: usize,
 ) -> ort::Result<Session> {
     let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut builder = Session::builder(runtime.environment())?
-        .with_intra_threads(1)?
+        .with_intra_threads(threads)?
         .with_inter_threads(1)?
         .with_log_level(LogLevel::Error)?;
     builder = match device {

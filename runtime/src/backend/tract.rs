@@ -1,6 +1,8 @@
-//! tract: pure Rust, for any CPU. Memory functions are ops of their own, with the fused kernel inside.
+//! tract: pure Rust, for any CPU. Memory functions are ops of their own, with the fused kernel inside; or, to be compared with that,
+//! their bodies of standard operations.
 
 mod around;
+mod inline;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -31,7 +33,7 @@ impl Tract {
     ///
     /// [`Error::Backend`] with what tract said.
     pub fn new(model: &Model) -> Result<Self, Error> {
-        Self::load(model, model.step())
+        Self::load(model, model.step(), false)
     }
 
     /// Loads and optimises a model's chunk graph; none when the model has none.
@@ -40,25 +42,48 @@ impl Tract {
     ///
     /// As [`Tract::new`].
     pub fn chunks(model: &Model) -> Result<Option<Self>, Error> {
-        model.chunk().map(|chunk| Self::load(model, chunk)).transpose()
+        model.chunk().map(|chunk| Self::load(model, chunk, false)).transpose()
     }
 
-    fn load(model: &Model, bytes: &[u8]) -> Result<Self, Error> {
+    /// As [`Tract::new`], with the memory functions' bodies of standard operations in place of the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`] with what tract said, or with the operation of a body that it cannot run.
+    pub fn plain(model: &Model) -> Result<Self, Error> {
+        Self::load(model, model.step(), true)
+    }
+
+    /// As [`Tract::chunks`], with plain bodies.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tract::plain`].
+    pub fn plain_chunks(model: &Model) -> Result<Option<Self>, Error> {
+        model.chunk().map(|chunk| Self::load(model, chunk, true)).transpose()
+    }
+
+    fn load(model: &Model, bytes: &[u8], plain: bool) -> Result<Self, Error> {
         // tract indexes maps of names as it parses, so a graph that names what it does not have panics there.
-        let loaded = catch_unwind(AssertUnwindSafe(|| load(model, bytes)));
+        let loaded = catch_unwind(AssertUnwindSafe(|| load(model, bytes, plain)));
         let loaded =
             loaded.unwrap_or_else(|panic| Err(format_err!("the graph cannot be: {}", payload(&*panic))));
         loaded.map_err(|error| backend_error(&error))
     }
 }
 
-fn load(model: &Model, mut bytes: &[u8]) -> TractResult<Tract> {
+fn load(model: &Model, mut bytes: &[u8], plain: bool) -> TractResult<Tract> {
     let mut framework = onnx();
-    around::register(&mut framework);
-    for block in &model.contract().blocks {
-        framework.op_register.0.insert(block.function.clone(), memory_op);
+    let mut proto = framework.proto_model_for_read(&mut bytes)?;
+    if plain {
+        inline::expand(&mut proto)?;
+    } else {
+        around::register(&mut framework);
+        for block in &model.contract().blocks {
+            framework.op_register.0.insert(block.function.clone(), memory_op);
+        }
     }
-    let parsed = framework.model_for_read(&mut bytes)?;
+    let parsed = framework.model_for_proto_model(&proto)?;
     let names = |outlets: &[OutletId]| -> Vec<String> {
         outlets.iter().map(|outlet| parsed.node(outlet.node).name.clone()).collect()
     };

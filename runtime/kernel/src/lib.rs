@@ -19,6 +19,7 @@ mod math;
 mod ops;
 mod parameters;
 mod plan;
+mod product;
 mod read;
 mod simd;
 mod write;

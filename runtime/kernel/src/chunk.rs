@@ -4,12 +4,12 @@
 //! checkpoints. So the checkpoints wait until a block of tokens has been written, and are then read by all of it: what was
 //! a product of a matrix and a vector for each token is one of two matrices, and a checkpoint is loaded once a block.
 
-use super::parameters::Parameters;
+use super::matmul::{BLOCK, Matmul, Row, TILE, widen};
+use super::parameters::{Order, Parameters};
 use super::plan::{Plan, Scratch, Weights};
-use super::product::{BLOCK, Product, Row, TILE, widen};
 use super::read::gates_of;
 use super::simd::{Simd, Task, WIDE};
-use super::{Run, math, ops};
+use super::{Run, math, matvec, ops};
 
 /// A block of fewer is read token by token: lanes without a token cost as much as those with one.
 const FEWEST: usize = 4;
@@ -155,13 +155,13 @@ fn take<S: Simd>(
     token: usize,
 ) {
     let (dh, live, lane, part) = (plan.head_size, plan.live(run), token % BLOCK, plan.part(head, token));
-    let online = Parameters { tensors: &*run.present, index: head };
+    let online = Parameters { tensors: &*run.present, index: head, order: Order::only(head) };
     if let Weights::Gates(scoring) = plan.weights {
         let u = if scoring.with_u { &run.u[part.clone()] } else { &*scratch.q };
         put(&mut scratch.block.queries, lane, u);
         let tokens = if scoring.mean { run.segment_length + token + 1 } else { 1 };
         let context = &run.present[scoring.context][head * dh..][..dh];
-        scratch.block.weights[live].tokens_mut()[lane] = ops::dot(simd, context, u) / tokens as f32;
+        scratch.block.weights[live].tokens_mut()[lane] = matvec::dot(simd, context, u) / tokens as f32;
     }
     ops::map(plan.feature_map, &scratch.q, &mut scratch.inputs[0]);
     put(&mut scratch.block.inputs[0], lane, &scratch.inputs[0]);
@@ -193,7 +193,7 @@ fn weigh<S: Simd>(simd: S, plan: &Plan, block: &mut Block, run: &mut Run<'_, '_>
     let Block { queries, inputs, weights, divisors, widened, .. } = block;
     let (weights, vectors) = (&mut weights[..=live], tokens.vectors());
     let mut multiply = |w, x: &[Row], y: &mut [Row]| {
-        simd.apart(Product { w, x, bias: None, weight: None, y, vectors, widened, next: None });
+        simd.apart(Matmul { w, x, bias: None, weight: None, y, vectors, widened, next: None });
     };
     match plan.weights {
         Weights::One => weights.fill(Row::all(1.0)),
@@ -283,9 +283,11 @@ fn add_checkpoint<S: Simd>(
 ) {
     let Block { inputs, weights, sums, answer, bias, widened, .. } = block;
     let (weights, vectors) = (&weights[slot], tokens.vectors());
-    let checkpoint = Parameters { tensors: run.cache, index: tokens.head * plan.capacity + slot };
-    let is_last = slot + 1 == plan.live(run);
-    let next = Parameters { tensors: run.cache, index: checkpoint.index + usize::from(!is_last) };
+    let of_slot = |slot: usize| {
+        let index = tokens.head * plan.capacity + slot;
+        Parameters { tensors: run.cache, index, order: Order::only(index) }
+    };
+    let (checkpoint, next) = (of_slot(slot), of_slot((slot + 1).min(plan.live(run) - 1)));
     for (j, layer) in plan.layers.iter().enumerate() {
         let bias = checkpoint.bias(layer).map(|cells| {
             widen(simd, cells, &mut bias[..layer.rows]);
@@ -294,12 +296,12 @@ fn add_checkpoint<S: Simd>(
         let (before, after) = inputs.split_at_mut(j + 1);
         let (x, w, next) = (&before[j], checkpoint.weight(layer), Some(next.weight(layer)));
         if let Some(y) = after.first_mut() {
-            simd.apart(Product { w, x, bias, weight: None, y, vectors, widened, next });
+            simd.apart(Matmul { w, x, bias, weight: None, y, vectors, widened, next });
             y.iter_mut().for_each(|row| gelu(&mut row.0[..vectors]));
         } else if of_all {
-            simd.apart(Product { w, x, bias, weight: Some(weights), y: sums, vectors, widened, next });
+            simd.apart(Matmul { w, x, bias, weight: Some(weights), y: sums, vectors, widened, next });
         } else {
-            simd.apart(Product { w, x, bias, weight: None, y: answer, vectors, widened, next });
+            simd.apart(Matmul { w, x, bias, weight: None, y: answer, vectors, widened, next });
             add_where_read(weights, answer, sums);
         }
     }

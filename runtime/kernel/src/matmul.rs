@@ -42,7 +42,7 @@ impl Row {
 }
 
 /// y = W x + b for the tokens of a block, with a W of any type of cells.
-pub(super) struct Product<'a> {
+pub(super) struct Matmul<'a> {
     /// W, `[rows, cols]`, of one memory or with a memory a row.
     pub(super) w: Cells<'a>,
     /// `[cols]`.
@@ -61,7 +61,7 @@ pub(super) struct Product<'a> {
     pub(super) next: Option<Cells<'a>>,
 }
 
-impl Task for Product<'_> {
+impl Task for Matmul<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let cols = self.x.len();
@@ -103,7 +103,7 @@ fn widen_rows<S: Simd>(simd: S, w: Cells<'_>, cols: usize, widened: &mut [f32]) 
     }
 }
 
-/// Some rows of a [`Product`], as f32.
+/// Some rows of a [`Matmul`], as f32.
 struct Rows<'a> {
     w: &'a [f32],
     x: &'a [Row],

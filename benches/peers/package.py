@@ -53,9 +53,7 @@ class Stream:
         q, k, v, u = (layer._split_heads(project(x))[:, 0] for project in projections)
         self.state = layer.backend.update(self.state, k, v)
         self.context = self.context + k
-        y = layer._aggregate_token(
-            q_t=q, u_t=u, online_state=self.state, cached=self.cached, online_context=self.context
-        )
+        y = layer._aggregate_token(q_t=q, u_t=u, online_state=self.state, cached=self.cached, online_context=self.context)
         self.inside += 1
         if self.inside == SEGMENT:
             self.end_segment()

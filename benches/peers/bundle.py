@@ -11,7 +11,7 @@ from serve import SEGMENT, Bound, Clock, serve, session, token
 
 
 class Client:
-    """One stream. There are two sets of its state: a run reads one and writes the other, and then they change places."""
+    """One stream. Of two sets of its state a run reads one and writes the other; then they change places."""
 
     def __init__(self, bundle: pathlib.Path) -> None:
         graphs = {name: session(str(bundle / f"{name}.onnx")) for name in ("step", "chunk")}

@@ -1,8 +1,9 @@
 """Other plain forms of a linear memory's read under `grm`: forms.py sum-first|einsum BUNDLE OUT.
 
-What the exporter writes asks every memory, drops the answers of slots that are not live, and then weighs the rest. `einsum` does
-the same without a reshape of the cache, which is a copy in tract. `sum-first` weighs the memories themselves, in one product with the
-cache, and asks their sum; it is not the exporter's form because a slot that is not live would have to hold numbers, and no NaN.
+What the exporter writes asks every memory, drops the answers of slots that are not live, and then weighs the rest.
+`einsum` does the same without a reshape of the cache, which is a copy in tract. `sum-first` weighs the memories
+themselves, in one product with the cache, and asks their sum; it is not the exporter's form because a slot that is not
+live would have to hold numbers, and no NaN.
 """
 
 import json

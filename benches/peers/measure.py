@@ -1,7 +1,7 @@
 """Runs our backends and their peers side by side and writes what a token costs on each: see `run`, which calls this.
 
-Every peer is a process that has filled its memory and waits. They share one CPU and run in turn, a round each, so that what slows
-the machine slows all of them; a ratio is the median of the rounds' ratios.
+Every peer is a process that has filled its memory and waits. They share one CPU and run in turn, a round each, so that
+what slows the machine slows all of them; a ratio is the median of the rounds' ratios.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TOLERANCE = 1e-3
 PACKAGES = ("torch", "onnxruntime", "memory-caching", "onnx", "numpy", "safetensors")
 BIG = str(1 << 30)
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": BIG, "MALLOC_TRIM_THRESHOLD_": BIG}
-"""What peers allocate at every step stays theirs: else glibc gives large tensors back and has the kernel clear them anew."""
+"""What peers allocate at every step stays theirs: else glibc gives it back, and the kernel clears it anew."""
 FORMS = {
     "plain bodies in tract, an Einsum over the cache": ("einsum", "tract-plain"),
     "plain bodies in tract, memories summed first": ("sum-first", "tract-plain"),
@@ -272,7 +272,9 @@ def table(rows: list[dict]) -> str:
             group = row["group"]
             lines.append(f"| **{group}** | | | | |")
         ratios = [f"{row[key]:.2f}×" if row[key] else "" for key in ("ratio_to_tract", "ratio_to_ort")]
-        lines.append(f"| {row['peer']} | {row['median_us']:.1f} | {' | '.join(ratios)} | {size(row.get('state_bytes'))} |")
+        lines.append(
+            f"| {row['peer']} | {row['median_us']:.1f} | {' | '.join(ratios)} | {size(row.get('state_bytes'))} |"
+        )
     return "\n".join(lines)
 
 
@@ -301,7 +303,8 @@ def main() -> None:
     rows = [row for group in bench.groups() for row in bench.run(group)]
     record = {"conditions": machine, "rounds": args.rounds, "skipped": bench.skipped, "rows": rows}
     (args.out / "peers.json").write_text(json.dumps(record, indent=1) + "\n")
-    heading = f"One thread, pinned, of {machine['processor']}; medians of {args.rounds} rounds in turn, {machine['date']}.\n\n"
+    where = f"One thread, pinned, of {machine['processor']}"
+    heading = f"{where}; medians of {args.rounds} rounds in turn, {machine['date']}.\n\n"
     text = heading + table(rows) + "".join(f"\n\nLeft out: {name}: {why}" for name, why in bench.skipped.items())
     (args.out / "peers.md").write_text(text + "\n")
     print(text)

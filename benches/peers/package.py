@@ -1,7 +1,7 @@
 """The PyPI package `memory-caching` in PyTorch: package.py make FILE.pt | package.py serve FILE.pt FILL.
 
-The package runs whole sequences. A step here is the body of its loop over tokens, from its own parts and without its checks of
-shapes, which is less than it does itself; it is held against its `forward` before anything is timed.
+The package runs whole sequences. A step here is the body of its loop over tokens, from its own parts and without its
+checks of shapes, which is less than it does itself; it is held against its `forward` before anything is timed.
 """
 
 import sys
@@ -53,7 +53,9 @@ class Stream:
         q, k, v, u = (layer._split_heads(project(x))[:, 0] for project in projections)
         self.state = layer.backend.update(self.state, k, v)
         self.context = self.context + k
-        y = layer._aggregate_token(q_t=q, u_t=u, online_state=self.state, cached=self.cached, online_context=self.context)
+        y = layer._aggregate_token(
+            q_t=q, u_t=u, online_state=self.state, cached=self.cached, online_context=self.context
+        )
         self.inside += 1
         if self.inside == SEGMENT:
             self.end_segment()

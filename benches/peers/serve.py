@@ -1,4 +1,4 @@
-"""What the Python peers share: the stream of tokens, one thread, and answers to lines of stdin as benches/peers/ours.rs gives."""
+"""What the Python peers share: the stream of tokens, one thread, and answers to lines of stdin as ours.rs has them."""
 
 import json
 import statistics
@@ -33,7 +33,8 @@ def session(path: str) -> ort.InferenceSession:
 class Bound:
     """A graph over arrays that stay where they are: a run reads those of its inputs and writes those of its outputs.
 
-    Of an output without an array ONNX Runtime has its own. Bound once, a run takes Python 80 µs less than with arrays given each time.
+    Of an output without an array ONNX Runtime has its own. Bound once, a run takes 80 µs less than where Python gives
+    it arrays each time.
     """
 
     def __init__(self, graph: ort.InferenceSession, arrays: dict[str, np.ndarray]) -> None:
@@ -55,7 +56,10 @@ class Bound:
 
 
 def serve(step: Callable[[int], np.ndarray], **told: int | str) -> None:
-    """Says that the peer is ready and what else is `told`; then checks and runs rounds. `step` takes a token, gives its logits."""
+    """Says that the peer is ready, and what else is `told`; then checks and runs rounds.
+
+    `step` takes a token and gives its logits.
+    """
     print(json.dumps(told), flush=True)
     for line in sys.stdin:
         match line.strip():

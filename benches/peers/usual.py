@@ -1,11 +1,11 @@
 """What a user would pick instead, as ONNX graphs that PyTorch exports: usual.py gru|concat|in-place FOLDER CONTEXT.
 
-Same width, vocabulary, norms and number of mixers as our model, and, like it, no MLP; made-up weights. The Transformer has no
+Same width, vocabulary and number of mixers as our model, and, like it, no MLP; made-up weights. The Transformer has no
 positions, which is less work than with them. Each graph is held against PyTorch before it is timed.
 
-`concat` is the usual form of a KV cache: past keys and values go in, and come out longer by one. `in-place` is the better
-one: buffers of the whole context, in which the client writes the token's own key and value, and a bias that masks the rest. They
-lie `[1, H, dh, T]`, which took ONNX Runtime 0.6 times what `[1, H, T, dh]` did.
+`concat` is the usual form of a KV cache: past keys and values go in, and come out longer by one. `in-place` is the
+better one: buffers of the whole context, in which the client writes the token's own key and value, and a bias that
+masks the rest. They lie `[1, H, dh, T]`, which took ONNX Runtime 0.6 times what `[1, H, T, dh]` did.
 """
 
 import pathlib
@@ -115,7 +115,9 @@ def serve_gru(path: pathlib.Path) -> None:
     """Two states, of which a run reads one and writes the other."""
     graph = export(Recurrent().eval(), [torch.zeros(BLOCKS, 1, D)], path)
     token, states = np.zeros((1, 1), np.int64), [np.zeros((BLOCKS, 1, D), np.float32) for _ in range(2)]
-    runs = [Bound(graph, {"token": token, "past_0": past, "output_1": present}) for past, present in (states, states[::-1])]
+    runs = [
+        Bound(graph, {"token": token, "past_0": past, "output_1": present}) for past, present in (states, states[::-1])
+    ]
 
     def step(next_token: int) -> np.ndarray:
         token[:] = next_token

@@ -1,8 +1,9 @@
 //! Softmax attention over a window of tokens that moves on with each.
 
+use super::ahead::Ahead;
 use super::plan::{Plan, Scratch};
 use super::simd::Simd;
-use super::{Run, ops};
+use super::{Cells, Run, ops, parameters};
 
 /// The state tensors of one head, in their order: `[W, dh]`, `[W, dh]` and `[W]`, the newest token last.
 const KEYS: usize = 0;
@@ -28,15 +29,15 @@ pub(super) fn step<S: Simd>(
 
     let of_head = |index: usize, width: usize| &run.present[index][head * window * width..][..window * width];
     let scores = &mut scratch.weights[..window];
-    ops::matvec(simd, of_head(KEYS, size), &scratch.q, scores);
+    parameters::matvec(simd, Cells::F32(of_head(KEYS, size)), &scratch.q, scores, Ahead::NOTHING);
     let scale = 1.0 / (size as f32).sqrt();
     for (score, &live) in scores.iter_mut().zip(of_head(LIVE, 1)) {
         *score = if live > 0.0 { *score * scale } else { f32::NEG_INFINITY };
     }
-    ops::softmax(scores);
+    ops::softmax(simd, &mut scratch.weights, window);
     let y = &mut run.y[part];
     y.fill(0.0);
-    for (weight, v) in scores.iter().zip(of_head(VALUES, size).chunks_exact(size)) {
+    for (weight, v) in scratch.weights.iter().zip(of_head(VALUES, size).chunks_exact(size)) {
         if *weight != 0.0 {
             ops::add_scaled(simd, *weight, v, y);
         }

@@ -1,5 +1,6 @@
 //! GRU and LSTM: the step of all heads at once, and the read whose gates have a channel each.
 
+use super::ahead::Ahead;
 use super::parameters;
 use super::plan::{Kind, Plan, Scratch};
 use super::read::gates_of;
@@ -32,7 +33,7 @@ fn step<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, run: &mut Run<'_, 
     let from_h = &mut *scratch.gates;
     let past = (token == 0).then_some(run.past);
     let h: &[f32] = past.map_or(&*run.present[H], |past| past[H]);
-    ops::matvec(simd, run.recurrent_weight, h, from_h);
+    parameters::matvec(simd, Cells::F32(run.recurrent_weight), h, from_h, Ahead::NOTHING);
     ops::add_scaled(simd, 1.0, run.recurrent_bias, from_h);
     let from_x = &run.x[token * from_h.len()..][..from_h.len()];
     if let Some(past) = past {
@@ -85,7 +86,7 @@ fn lstm(from_x: &[f32], from_h: &[f32], h: &mut [f32], c: &mut [f32]) {
 #[inline(always)]
 fn gate_parts<S: Simd>(simd: S, scratch: &mut Scratch, run: &mut Run<'_, '_>) {
     let (gate, states) = run.present.split_last_mut().expect("`gate` is the last tensor");
-    ops::matvec(simd, run.gate_weight, states[H], &mut scratch.gate_parts);
+    parameters::matvec(simd, Cells::F32(run.gate_weight), states[H], &mut scratch.gate_parts, Ahead::NOTHING);
     let parts = scratch.gate_parts.as_chunks::<2>().0.iter().zip(run.gate_bias);
     for (([of_h, of_h_i], bias), (online, gate)) in parts.zip(scratch.gate.iter_mut().zip(gate.iter_mut())) {
         *online = of_h + bias;

@@ -1,197 +1,12 @@
-//! Loops over vectors and row-major matrices whose lengths need not be whole vectors.
+//! Loops over vectors whose lengths need not be whole vectors of the CPU.
 
-use half::f16;
+use std::ops::Add;
+
 use mcedge_models::spec::FeatureMap;
 
 use super::math;
-use super::simd::{LANES, Simd};
-
-/// A vector's worth of f32 in memory.
-pub(super) type Lanes = [f32; LANES];
-
-/// An element that is read as f32.
-pub(super) trait Cell: Copy {
-    const ZERO: Self;
-
-    fn load<S: Simd>(simd: S, cells: &[Self; LANES]) -> S::V;
-}
-
-impl Cell for f32 {
-    const ZERO: f32 = 0.0;
-
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, cells: &[f32; LANES]) -> S::V {
-        simd.load(cells)
-    }
-}
-
-impl Cell for f16 {
-    const ZERO: f16 = f16::ZERO;
-
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, cells: &[f16; LANES]) -> S::V {
-        simd.load_f16(cells)
-    }
-}
-
-impl Cell for i8 {
-    const ZERO: i8 = 0;
-
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, cells: &[i8; LANES]) -> S::V {
-        simd.load_i8(cells)
-    }
-}
-
-/// The cells, fewer than a vector, with zeros after them. Not inlined, because most sizes do without.
-#[inline(never)]
-fn padded<A: Cell>(cells: &[A]) -> [A; LANES] {
-    let mut padded = [A::ZERO; LANES];
-    for (padded, cell) in padded.iter_mut().zip(cells) {
-        *padded = *cell;
-    }
-    padded
-}
-
-/// A vector that rows are multiplied by, `[cols]`.
-///
-/// Where cols is no multiple of a vector, `last` holds what `full` leaves, with zeros around it, for the last
-/// [`LANES`] cells of a row: some of these have been multiplied already, and now count for nothing. Only rows
-/// shorter than that have to be padded.
-struct Multiplier<'a> {
-    cols: usize,
-    full: &'a [Lanes],
-    last: Option<Lanes>,
-}
-
-impl<'a> Multiplier<'a> {
-    #[inline(always)]
-    fn new(x: &'a [f32]) -> Self {
-        let (full, tail) = x.as_chunks::<LANES>();
-        Self {
-            cols: x.len(),
-            full,
-            last: if tail.is_empty() { None } else { Some(last_lanes(x, tail.len())) },
-        }
-    }
-}
-
-/// `Multiplier::last`; not inlined, as [`padded`].
-#[inline(never)]
-fn last_lanes(x: &[f32], tail: usize) -> Lanes {
-    let Some(last) = x.last_chunk::<LANES>() else { return padded(x) };
-    let mut last = *last;
-    last[..LANES - tail].fill(0.0);
-    last
-}
-
-/// `sums[r]` += the products of row r and x, lane by lane; `rows` is `[R, cols]`, `x` is `[cols]`.
-///
-/// R chains of additions run side by side, and each vector of x is loaded once for R rows.
-#[inline(always)]
-fn add_products<S: Simd, A: Cell, const R: usize>(
-    simd: S,
-    rows: &[A],
-    x: &Multiplier<'_>,
-    sums: &mut [S::V; R],
-) {
-    let mut full: [&[[A; LANES]]; R] = [&[]; R];
-    for (r, full) in full.iter_mut().enumerate() {
-        *full = &rows[r * x.cols..][..x.cols].as_chunks::<LANES>().0[..x.full.len()];
-    }
-    for (i, x) in x.full.iter().enumerate() {
-        let x = simd.load(x);
-        for (sum, row) in sums.iter_mut().zip(&full) {
-            *sum = simd.mul_add(A::load(simd, &row[i]), x, *sum);
-        }
-    }
-    if let Some(last) = &x.last {
-        let last = simd.load(last);
-        for (r, sum) in sums.iter_mut().enumerate() {
-            let row = &rows[r * x.cols..][..x.cols];
-            let cells = match row.last_chunk::<LANES>() {
-                Some(cells) => A::load(simd, cells),
-                None => A::load(simd, &padded(row)),
-            };
-            *sum = simd.mul_add(cells, last, *sum);
-        }
-    }
-}
-
-/// y = W x for W `[rows, cols]`, x `[cols]`, y `[rows]`.
-#[inline(always)]
-pub(super) fn matvec<S: Simd, A: Cell>(simd: S, w: &[A], x: &[f32], y: &mut [f32]) {
-    let x = Multiplier::new(x);
-    let (blocks, rest) = y.as_chunks_mut::<LANES>();
-    let mut w = w;
-    for y in blocks {
-        let (rows, below) = w.split_at(LANES * x.cols);
-        let mut sums = [simd.splat(0.0); LANES];
-        add_products(simd, rows, &x, &mut sums);
-        simd.store(simd.sum_each(sums), y);
-        w = below;
-    }
-    for y in rest {
-        let (row, below) = w.split_at(x.cols);
-        let mut sums = [simd.splat(0.0)];
-        add_products(simd, row, &x, &mut sums);
-        *y = simd.sum(sums[0]);
-        w = below;
-    }
-}
-
-/// ⟨a, x⟩.
-#[inline(always)]
-pub(super) fn dot<S: Simd>(simd: S, a: &[f32], x: &[f32]) -> f32 {
-    let mut sums = [simd.splat(0.0)];
-    add_products(simd, a, &Multiplier::new(x), &mut sums);
-    simd.sum(sums[0])
-}
-
-/// Adds W x to the sum of each row's lanes, for W `[rows, cols]`, x `[cols]`, `sums` `[rows]`: what many products
-/// add up in, so that lanes are summed once at the end and not once a matrix.
-#[inline(always)]
-pub(super) fn add_matvec<S: Simd, A: Cell>(simd: S, w: &[A], x: &[f32], sums: &mut [Lanes]) {
-    const ROWS: usize = 4;
-    let x = Multiplier::new(x);
-    let (blocks, rest) = sums.as_chunks_mut::<ROWS>();
-    let mut w = w;
-    for block in blocks {
-        let (rows, below) = w.split_at(ROWS * x.cols);
-        add_rows(simd, rows, &x, block);
-        w = below;
-    }
-    for row_sum in rest.as_chunks_mut::<1>().0 {
-        let (row, below) = w.split_at(x.cols);
-        add_rows(simd, row, &x, row_sum);
-        w = below;
-    }
-}
-
-#[inline(always)]
-fn add_rows<S: Simd, A: Cell, const R: usize>(
-    simd: S,
-    rows: &[A],
-    x: &Multiplier<'_>,
-    memory: &mut [Lanes; R],
-) {
-    let mut sums = [simd.splat(0.0); R];
-    for (sum, lanes) in sums.iter_mut().zip(memory.iter()) {
-        *sum = simd.load(lanes);
-    }
-    add_products(simd, rows, x, &mut sums);
-    for (sum, lanes) in sums.iter().zip(memory) {
-        simd.store(*sum, lanes);
-    }
-}
-
-/// `y[r]` += the sum of `sums[r]`'s lanes; both are `[rows]`.
-#[inline(always)]
-pub(super) fn add_lane_sums<S: Simd>(simd: S, sums: &[Lanes], y: &mut [f32]) {
-    for (sum, y) in sums.iter().zip(y) {
-        *y += simd.sum(simd.load(sum));
-    }
-}
+use super::matvec::{Cell, padded};
+use super::simd::{LANES, Simd, Task, WIDE};
 
 /// y += a x for x, y of one length.
 #[inline(always)]
@@ -234,30 +49,98 @@ pub(super) fn sum(x: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// The largest of x, NaN aside; −∞ when there is none.
+/// y = a x for x, y of one length.
 #[inline(always)]
-fn max(x: &[f32]) -> f32 {
-    let (full, tail) = x.as_chunks::<LANES>();
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for x in full {
-        for (largest, &x) in largest.iter_mut().zip(x) {
-            *largest = if x > *largest { x } else { *largest };
-        }
+pub(super) fn scaled<S: Simd>(simd: S, a: f32, x: &[f32], y: &mut [f32]) {
+    let lanes = simd.splat(a);
+    let (x_full, x_tail) = x[..y.len()].as_chunks::<LANES>();
+    let (y_full, y_tail) = y.as_chunks_mut::<LANES>();
+    for (x, y) in x_full.iter().zip(y_full) {
+        simd.store(simd.mul(lanes, simd.load(x)), y);
     }
-    tail.iter().chain(&largest).fold(f32::NEG_INFINITY, |a, &b| a.max(b))
+    for (x, y) in x_tail.iter().zip(y_tail) {
+        *y = a * x;
+    }
 }
 
-/// Scores into gates: x ← exp(x) / Σ exp(x). A score of −∞, or far enough below the largest, has gate 0 exactly;
-/// one NaN makes all of them NaN.
+/// Scores into gates, for the first `count` of x: x ← exp(x) / Σ exp(x). A score of −∞, or far enough below the largest,
+/// has gate 0 exactly; one NaN makes all of them NaN. What x holds after them, to a whole wide vector, is lost.
 #[inline(always)]
-pub(super) fn softmax(x: &mut [f32]) {
-    let largest = max(x);
-    for x in x.iter_mut() {
-        *x = math::exp_of_negative(*x - largest);
+pub(super) fn softmax<S: Simd>(simd: S, x: &mut [f32], count: usize) {
+    let x = &mut x[..count.next_multiple_of(WIDE)];
+    x[count..].fill(f32::NEG_INFINITY);
+    simd.apart(Softmax(x.as_chunks_mut().0));
+}
+
+struct Softmax<'a>(&'a mut [[f32; WIDE]]);
+
+/// Loops over arrays, which become vector code with nothing left over.
+impl Task for Softmax<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let largest = max(self.0);
+        let mut sums = [0.0; WIDE];
+        for x in self.0.iter_mut() {
+            for (x, sum) in x.iter_mut().zip(&mut sums) {
+                *x = math::exp_of_negative(*x - largest);
+                *sum += *x;
+            }
+        }
+        let scale = 1.0 / fold(sums, Add::add);
+        for x in self.0.as_flattened_mut() {
+            *x *= scale;
+        }
     }
-    let scale = 1.0 / sum(x);
-    for x in x.iter_mut() {
-        *x *= scale;
+}
+
+/// The largest of x, NaN aside; −∞ when there is none.
+#[inline(always)]
+fn max(x: &[[f32; WIDE]]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut largest = [f32::NEG_INFINITY; WIDE];
+    for x in x {
+        for (largest, &x) in largest.iter_mut().zip(x) {
+            *largest = larger(*largest, x);
+        }
+    }
+    fold(largest, larger)
+}
+
+/// All lanes as one, half by half.
+#[inline(always)]
+fn fold(lanes: [f32; WIDE], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = lanes;
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
+}
+
+/// x ← GELU(x), and its slopes where there is room for them.
+#[inline(always)]
+pub(super) fn gelu<S: Simd>(simd: S, x: &mut [f32], slopes: Option<&mut [f32]>) {
+    simd.apart(Gelu { x, slopes });
+}
+
+struct Gelu<'a> {
+    x: &'a mut [f32],
+    slopes: Option<&'a mut [f32]>,
+}
+
+impl Task for Gelu<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Some(slopes) = self.slopes else {
+            for x in self.x {
+                *x = math::gelu(*x);
+            }
+            return;
+        };
+        for (x, slope) in self.x.iter_mut().zip(slopes) {
+            (*x, *slope) = math::gelu_with_slope(*x);
+        }
     }
 }
 
@@ -296,11 +179,38 @@ pub(super) fn step<S: Simd>(
     update: Update<'_>,
     back: Option<&mut [f32]>,
 ) {
-    match (update.w_past.is_some(), update.s.is_some()) {
-        (false, false) => step_rows::<S, false, false>(simd, step, left, right, update, back),
-        (false, true) => step_rows::<S, false, true>(simd, step, left, right, update, back),
-        (true, false) => step_rows::<S, true, false>(simd, step, left, right, update, back),
-        (true, true) => step_rows::<S, true, true>(simd, step, left, right, update, back),
+    simd.apart(StepMatrix { step, left, right, update, back });
+}
+
+struct StepMatrix<'a> {
+    step: Step,
+    left: &'a [f32],
+    right: &'a [f32],
+    update: Update<'a>,
+    back: Option<&'a mut [f32]>,
+}
+
+impl Task for StepMatrix<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match (self.update.w_past.is_some(), self.update.s.is_some()) {
+            (false, false) => self.rows::<S, false, false>(simd),
+            (false, true) => self.rows::<S, false, true>(simd),
+            (true, false) => self.rows::<S, true, false>(simd),
+            (true, true) => self.rows::<S, true, true>(simd),
+        }
+    }
+}
+
+impl StepMatrix<'_> {
+    #[inline(always)]
+    fn rows<S: Simd, const PAST: bool, const MOMENTUM: bool>(self, simd: S) {
+        let Self { step, left, right, update, back } = self;
+        match right.len() {
+            // Of the usual length the compiler makes a loop without a counter.
+            32 => step_rows::<S, PAST, MOMENTUM>(simd, step, left, &right[..32], update, back),
+            _ => step_rows::<S, PAST, MOMENTUM>(simd, step, left, right, update, back),
+        }
     }
 }
 
@@ -344,23 +254,10 @@ fn step_row<S: Simd, const PAST: bool, const MOMENTUM: bool>(
 ) {
     let rate = step.rate * left;
     let tail = right.len() / LANES * LANES;
-    let right_lanes = right.as_chunks::<LANES>().0;
-    let vectors = right_lanes.len();
-    let w_past_lanes = if PAST { &w_past.as_chunks::<LANES>().0[..vectors] } else { &[] };
-    let s_past_lanes = if PAST && MOMENTUM { &s_past.as_chunks::<LANES>().0[..vectors] } else { &[] };
-    let w_lanes = &mut w.as_chunks_mut::<LANES>().0[..vectors];
-    let s_lanes = if MOMENTUM { &mut s.as_chunks_mut::<LANES>().0[..vectors] } else { &mut [] };
-    let (retention, momentum) = (simd.splat(step.retention), simd.splat(step.momentum));
-    let (rates, signs) = (simd.splat(rate), simd.splat(step.sign));
-    for i in 0..vectors {
-        let mut change = simd.mul(rates, simd.load(&right_lanes[i]));
-        if MOMENTUM {
-            let old = simd.load(if PAST { &s_past_lanes[i] } else { &s_lanes[i] });
-            change = simd.mul_add(momentum, old, change);
-            simd.store(change, &mut s_lanes[i]);
-        }
-        let old = simd.load(if PAST { &w_past_lanes[i] } else { &w_lanes[i] });
-        simd.store(simd.mul_add(signs, change, simd.mul(retention, old)), &mut w_lanes[i]);
+    if S::IS_WIDE && right.len().is_multiple_of(WIDE) {
+        wide_step_lanes::<S, PAST, MOMENTUM>(simd, step, rate, right, w_past, w, s_past, s);
+    } else {
+        step_lanes::<S, PAST, MOMENTUM>(simd, step, rate, right, w_past, w, s_past, s);
     }
     for i in tail..right.len() {
         let mut change = rate * right[i];
@@ -371,3 +268,43 @@ fn step_row<S: Simd, const PAST: bool, const MOMENTUM: bool>(
         w[i] = step.sign * change + step.retention * if PAST { w_past[i] } else { w[i] };
     }
 }
+
+/// Defines the loop of [`step_row`] over whole vectors of a width.
+macro_rules! step_lanes {
+    ($name:ident, $lanes:ident, $splat:ident, $load:ident, $store:ident, $mul:ident, $mul_add:ident) => {
+        #[inline(always)]
+        #[expect(clippy::too_many_arguments, reason = "a row of each of the tensors of a step")]
+        fn $name<S: Simd, const PAST: bool, const MOMENTUM: bool>(
+            simd: S,
+            step: Step,
+            rate: f32,
+            right: &[f32],
+            w_past: &[f32],
+            w: &mut [f32],
+            s_past: &[f32],
+            s: &mut [f32],
+        ) {
+            let right = right.as_chunks::<$lanes>().0;
+            let vectors = right.len();
+            let w_past = if PAST { &w_past.as_chunks::<$lanes>().0[..vectors] } else { &[] };
+            let s_past = if PAST && MOMENTUM { &s_past.as_chunks::<$lanes>().0[..vectors] } else { &[] };
+            let w = &mut w.as_chunks_mut::<$lanes>().0[..vectors];
+            let s = if MOMENTUM { &mut s.as_chunks_mut::<$lanes>().0[..vectors] } else { &mut [] };
+            let (retention, momentum) = (simd.$splat(step.retention), simd.$splat(step.momentum));
+            let (rates, signs) = (simd.$splat(rate), simd.$splat(step.sign));
+            for i in 0..vectors {
+                let mut change = simd.$mul(rates, simd.$load(&right[i]));
+                if MOMENTUM {
+                    let old = simd.$load(if PAST { &s_past[i] } else { &s[i] });
+                    change = simd.$mul_add(momentum, old, change);
+                    simd.$store(change, &mut s[i]);
+                }
+                let old = simd.$load(if PAST { &w_past[i] } else { &w[i] });
+                simd.$store(simd.$mul_add(signs, change, simd.$mul(retention, old)), &mut w[i]);
+            }
+        }
+    };
+}
+
+step_lanes!(step_lanes, LANES, splat, load, store, mul, mul_add);
+step_lanes!(wide_step_lanes, WIDE, wide_splat, wide_load, wide_store, wide_mul, wide_mul_add);

@@ -1,8 +1,10 @@
 //! The parameters of one memory, wherever they are: in the state, in a slot of the cache, in a soup.
 
+use super::ahead::Ahead;
+use super::matvec::{self, RowSum};
 use super::plan::{Layer, Plan, Scratch};
-use super::simd::Simd;
-use super::{Cells, math, ops};
+use super::simd::{Simd, Task};
+use super::{Cells, ops};
 
 /// A tensor of parameters of many memories, one after the other.
 pub(super) trait Tensor {
@@ -45,6 +47,38 @@ pub(super) struct Parameters<'a, T> {
     pub(super) tensors: &'a [T],
     /// Head; or head · N + slot.
     pub(super) index: usize,
+    /// What is read after it.
+    pub(super) order: Order,
+}
+
+/// The order in which memories are read, so that each can ask for the next before its turn: those before `end` in turn, and
+/// then from `then` on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    pub(super) end: usize,
+    pub(super) then: usize,
+}
+
+impl Order {
+    /// Of checkpoint `i` of `count` that a head reads, its first memory being `first`: those of `slots`, in that order, or the
+    /// first, after which memory `then` is read.
+    #[inline(always)]
+    pub(super) fn of_checkpoint(
+        first: usize,
+        slots: Option<&[usize]>,
+        count: usize,
+        then: usize,
+        i: usize,
+    ) -> Self {
+        let Some(slots) = slots else { return Self { end: first + count, then } };
+        let index = first + slots[i];
+        Self { end: index + 1, then: slots.get(i + 1).map_or(index, |next| first + next) }
+    }
+
+    /// No memory but this.
+    pub(super) fn only(index: usize) -> Self {
+        Self { end: index + 1, then: index }
+    }
 }
 
 impl<T: Tensor> Parameters<'_, T> {
@@ -61,20 +95,34 @@ impl<T: Tensor> Parameters<'_, T> {
         Some(self.tensors[bias].cells().block(self.index, layer.rows))
     }
 
+    /// What comes after W of a layer.
+    #[inline(always)]
+    fn ahead(&self, layer: &Layer) -> Ahead {
+        Ahead::new(self.tensors[layer.weight].cells(), layer.weights(), self.order)
+    }
+
     /// y = W x + b.
     #[inline(always)]
     pub(super) fn apply<S: Simd>(&self, simd: S, layer: &Layer, x: &[f32], y: &mut [f32]) {
-        matvec(simd, self.weight(layer), x, y);
+        matvec(simd, self.weight(layer), x, y, self.ahead(layer));
         if let Some(bias) = self.bias(layer) {
             add_scaled(simd, 1.0, bias, y);
         }
+    }
+
+    /// Adds W x over W's [step](Cells::step) to the sum of each row's lanes.
+    #[inline(always)]
+    pub(super) fn add_products<S: Simd>(&self, simd: S, layer: &Layer, x: &[f32], sums: &mut [RowSum]) {
+        simd.apart(AddProducts { w: self.weight(layer), x, sums, ahead: self.ahead(layer) });
     }
 
     /// zᵀx of the normaliser z `[dh]`, tensor `index`.
     #[inline(always)]
     pub(super) fn normalizer<S: Simd>(&self, simd: S, plan: &Plan, index: usize, x: &[f32]) -> f32 {
         let mut product = [0.0];
-        matvec(simd, self.tensors[index].cells().block(self.index, plan.head_size), x, &mut product);
+        let cells = self.tensors[index].cells();
+        let ahead = Ahead::new(cells, plan.head_size, self.order);
+        matvec(simd, cells.block(self.index, plan.head_size), x, &mut product, ahead);
         product[0]
     }
 
@@ -86,50 +134,80 @@ impl<T: Tensor> Parameters<'_, T> {
             let (before, after) = scratch.inputs.split_at_mut(j + 1);
             let y = &mut *after[0];
             self.apply(simd, layer, &before[j], y);
-            if SLOPES {
-                for (y, slope) in y.iter_mut().zip(&mut scratch.slopes[j + 1]) {
-                    (*y, *slope) = math::gelu_with_slope(*y);
-                }
-            } else {
+            ops::gelu(simd, y, SLOPES.then_some(&mut scratch.slopes[j + 1]));
+        }
+    }
+}
+
+struct AddProducts<'a> {
+    w: Cells<'a>,
+    x: &'a [f32],
+    sums: &'a mut [RowSum],
+    ahead: Ahead,
+}
+
+impl Task for AddProducts<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { w, x, sums, ahead } = self;
+        match w {
+            Cells::F32(w) => matvec::add_matvec(simd, w, x, sums, ahead),
+            Cells::F16(w) => matvec::add_matvec(simd, w, x, sums, ahead),
+            Cells::I8(w, _) => matvec::add_matvec(simd, w, x, sums, ahead),
+        }
+    }
+}
+
+/// [`matvec::matvec`] for any type of cells.
+#[inline(always)]
+pub(super) fn matvec<S: Simd>(simd: S, w: Cells<'_>, x: &[f32], y: &mut [f32], ahead: Ahead) {
+    simd.apart(Matvec { w, x, y, ahead });
+}
+
+struct Matvec<'a> {
+    w: Cells<'a>,
+    x: &'a [f32],
+    y: &'a mut [f32],
+    ahead: Ahead,
+}
+
+impl Task for Matvec<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { w, x, y, ahead } = self;
+        match w {
+            Cells::F32(w) => matvec::matvec(simd, w, x, y, ahead),
+            Cells::F16(w) => matvec::matvec(simd, w, x, y, ahead),
+            Cells::I8(w, steps) => {
+                matvec::matvec(simd, w, x, y, ahead);
                 for y in y {
-                    *y = math::gelu(*y);
+                    *y *= steps[0];
                 }
             }
         }
-    }
-}
-
-/// [`ops::matvec`] for any type of cells.
-#[inline(always)]
-pub(super) fn matvec<S: Simd>(simd: S, w: Cells<'_>, x: &[f32], y: &mut [f32]) {
-    match w {
-        Cells::F32(w) => ops::matvec(simd, w, x, y),
-        Cells::F16(w) => ops::matvec(simd, w, x, y),
-        Cells::I8(w, steps) => {
-            ops::matvec(simd, w, x, y);
-            for y in y {
-                *y *= steps[0];
-            }
-        }
-    }
-}
-
-/// [`ops::add_matvec`] of `w` over its [step](Cells::step), for any type of cells.
-#[inline(always)]
-pub(super) fn add_matvec<S: Simd>(simd: S, w: Cells<'_>, x: &[f32], sums: &mut [ops::Lanes]) {
-    match w {
-        Cells::F32(w) => ops::add_matvec(simd, w, x, sums),
-        Cells::F16(w) => ops::add_matvec(simd, w, x, sums),
-        Cells::I8(w, _) => ops::add_matvec(simd, w, x, sums),
     }
 }
 
 /// [`ops::add_scaled`] for any type of cells.
 #[inline(always)]
 pub(super) fn add_scaled<S: Simd>(simd: S, a: f32, x: Cells<'_>, y: &mut [f32]) {
-    match x {
-        Cells::F32(x) => ops::add_scaled(simd, a, x, y),
-        Cells::F16(x) => ops::add_scaled(simd, a, x, y),
-        Cells::I8(x, steps) => ops::add_scaled(simd, a * steps[0], x, y),
+    simd.apart(AddScaled { a, x, y });
+}
+
+struct AddScaled<'a> {
+    a: f32,
+    x: Cells<'a>,
+    y: &'a mut [f32],
+}
+
+impl Task for AddScaled<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { a, x, y } = self;
+        match x {
+            Cells::F32(x) => ops::add_scaled(simd, a, x, y),
+            Cells::F16(x) => ops::add_scaled(simd, a, x, y),
+            Cells::I8(x, steps) => ops::add_scaled(simd, a * steps[0], x, y),
+        }
     }
 }

@@ -7,8 +7,10 @@ use mcedge_models::spec::{
     Aggregation, Coefficient, Context, Deep, FeatureMap, Memory, Objective, Query, Sign,
 };
 
-use super::ops::{self, Lanes, Step};
-use super::simd::{LANES, Simd};
+use super::chunk::Block;
+use super::matvec::{self, RowSum};
+use super::ops::Step;
+use super::simd::{Simd, WIDE};
 use super::{Cells, Run, math};
 
 /// One layer of a memory: y = W x + b.
@@ -216,6 +218,12 @@ impl Plan {
         self.heads * self.head_size
     }
 
+    /// Whether a memory is one matrix, and its answer this times its input.
+    #[inline(always)]
+    pub(super) fn is_matrix(&self) -> bool {
+        matches!(&self.layers[..], [layer] if layer.bias.is_none()) && !self.skip && !self.soup
+    }
+
     /// Where a head's part of a token is in a `[T, D]` tensor.
     #[inline(always)]
     pub(super) fn part(&self, head: usize, token: usize) -> Range<usize> {
@@ -227,6 +235,14 @@ impl Plan {
     #[inline(always)]
     pub(super) fn live(&self, run: &Run<'_, '_>) -> usize {
         if self.cached { run.cache_length } else { 0 }
+    }
+
+    /// Whether many tokens may read the checkpoints at once: all of them, by layers, as they are.
+    #[inline(always)]
+    pub(super) fn reads_blocks(&self) -> bool {
+        let is_layers = matches!(self.kind, Kind::Layers);
+        let reads_all = !matches!(self.weights, Weights::Gates(scoring) if scoring.top_k < self.capacity);
+        is_layers && self.cached && !self.soup && reads_all
     }
 
     /// A token's coefficient for a head.
@@ -298,7 +314,7 @@ impl Plan {
             let Some(source) = source.get(part.clone()) else { continue };
             x.copy_from_slice(source);
             if self.normalize_qk {
-                let scale = 1.0 / math::at_least(ops::dot(simd, x, x).sqrt(), 1e-6);
+                let scale = 1.0 / math::at_least(matvec::dot(simd, x, x).sqrt(), 1e-6);
                 for x in x {
                     *x *= scale;
                 }
@@ -313,7 +329,7 @@ type Lengths = Vec<(Role, usize)>;
 /// The inputs and outputs with a row a token, with their columns, and those that all streams share, with their elements.
 fn row_lengths(function: &MemoryFunction, capacity: usize) -> (Lengths, Lengths) {
     let (mut rows, mut shared) = (Vec::new(), Vec::new());
-    for role in function.inputs().into_iter().chain(function.outputs()) {
+    for role in function.operands().into_iter().chain(function.outputs()) {
         let (lead, tail) = function.shape(role, capacity);
         let elements = tail.iter().product();
         match lead {
@@ -341,7 +357,7 @@ fn row_tensor<'r>(run: &'r Run<'_, '_>, role: Role) -> &'r [f32] {
         Role::Y => run.y,
         Role::Gates => run.gates,
         Role::Loss => run.loss,
-        Role::State(_) | Role::Cache(_) | Role::Steps(_) | Role::SegmentLength | Role::CacheLength => &[],
+        _ => &[],
     }
 }
 
@@ -423,8 +439,9 @@ pub(super) struct Scratch {
     /// The last layer's input times a weight, `[cols]`.
     pub(super) weighted: Box<[f32]>,
     /// The last layer's answers, weighted and summed but for the lanes, `[dh]`.
-    pub(super) sums: Box<[Lanes]>,
-    /// Of the live checkpoints and, after them, the online memory, `[N + 1]`; of attention, of the window's tokens.
+    pub(super) sums: Box<[RowSum]>,
+    /// Of the live checkpoints and, after them, the online memory, `[N + 1]`; of attention, of the window's tokens. There is
+    /// room after them, to whole wide vectors.
     pub(super) weights: Box<[f32]>,
     /// The slots that `ssc` reads, `[top_k]`; empty for other reads and where it reads all.
     pub(super) slots: Box<[usize]>,
@@ -438,6 +455,8 @@ pub(super) struct Scratch {
     pub(super) gate: Box<[f32]>,
     /// A checkpoint's gate and h, `[dh]` each; empty but for `sigmoid`.
     pub(super) checkpoint: [Box<[f32]>; 2],
+    /// Of the reads of many tokens at once.
+    pub(super) block: Block,
 }
 
 impl Scratch {
@@ -469,14 +488,15 @@ impl Scratch {
             error_back: zeros(widest),
             weighted: inputs.last().cloned().unwrap_or_default(),
             inputs,
-            sums: vec![[0.0; LANES]; plan.head_size].into_boxed_slice(),
-            weights: zeros(scores.max(plan.capacity + 1)),
+            sums: vec![RowSum::ZERO; plan.head_size].into_boxed_slice(),
+            weights: zeros(scores.max(plan.capacity + 1).next_multiple_of(WIDE)),
             slots: vec![0; top_k].into_boxed_slice(),
             soup: soup.iter().flat_map(parameters).collect(),
             gates: zeros(gates),
             gate_parts: sigmoid(2 * d_model),
             gate: sigmoid(d_model),
             checkpoint: [sigmoid(plan.head_size), sigmoid(plan.head_size)],
+            block: Block::new(plan),
         }
     }
 
@@ -499,10 +519,11 @@ impl Scratch {
             gate_parts,
             gate,
             checkpoint,
+            block,
         } = self;
         let vectors = [q, k, error, error_back, weighted, weights, gates, gate_parts, gate];
         let lists = inputs.iter().chain(slopes).chain(soup).chain(checkpoint);
         let numbers: usize = vectors.into_iter().chain(lists).map(|vector| size_of_val(&vector[..])).sum();
-        numbers + size_of_val(&sums[..]) + size_of_val(&slots[..])
+        numbers + size_of_val(&sums[..]) + size_of_val(&slots[..]) + block.bytes()
     }
 }

@@ -1,9 +1,12 @@
 //! The read: the online memory and the live checkpoints, weighted.
 
-use super::parameters::{self, Parameters, Tensor};
+use super::ahead::Ahead;
+use super::checkpoints::Checkpoints;
+use super::matvec::{self, RowSum};
+use super::parameters::{self, Order, Parameters, Tensor};
 use super::plan::{Normalizer, Plan, Scoring, Scratch, Weights};
-use super::simd::{LANES, Simd};
-use super::{Run, cell, math, ops};
+use super::simd::Simd;
+use super::{Cells, Run, cell, math, ops};
 
 /// Reads the memories at the token's q into y. A memory of weight 0 is not touched.
 #[inline(always)]
@@ -36,18 +39,23 @@ pub(super) fn read<S: Simd>(
     }
     let y = &mut run.y[part];
     y.fill(0.0);
-    scratch.sums.fill([0.0; LANES]);
-    for i in 0..chosen.count {
-        let index = head * plan.capacity + chosen.slot(scratch, i);
-        let checkpoint = Parameters { tensors: run.cache, index };
-        add_memory(simd, plan, scratch, checkpoint, scratch.weights[i], y);
+    scratch.sums.fill(RowSum::ZERO);
+    if chosen.count > 0 && plan.is_matrix() {
+        simd.apart(matrices(plan, scratch, run.cache[plan.layers[0].weight], head, chosen));
+    } else {
+        for i in 0..chosen.count {
+            let index = head * plan.capacity + chosen.slot(scratch, i);
+            let order = chosen.order(plan, scratch, head, i);
+            let checkpoint = Parameters { tensors: run.cache, index, order };
+            add_memory(simd, plan, scratch, checkpoint, scratch.weights[i], y);
+        }
     }
-    let online = Parameters { tensors: &*run.present, index: head };
+    let online = Parameters { tensors: &*run.present, index: head, order: Order::only(head) };
     add_memory(simd, plan, scratch, online, scratch.weights[chosen.count], y);
     if plan.soup {
         read_soup(simd, plan, scratch, y);
     }
-    ops::add_lane_sums(simd, &scratch.sums, y);
+    matvec::add_lane_sums(simd, &scratch.sums, y);
 }
 
 /// A head's and token's part of the gates, `[N + 1]`.
@@ -72,10 +80,10 @@ fn normalize_weights<S: Simd>(
     let product = |i: usize| {
         if i < chosen.count {
             let index = head * plan.capacity + chosen.slot_in(slots, i);
-            let checkpoint = Parameters { tensors: run.cache, index };
+            let checkpoint = Parameters { tensors: run.cache, index, order: Order::only(index) };
             checkpoint.normalizer(simd, plan, normalizer.cached, input)
         } else {
-            let online = Parameters { tensors: &*run.present, index: head };
+            let online = Parameters { tensors: &*run.present, index: head, order: Order::only(head) };
             online.normalizer(simd, plan, normalizer.state, input)
         }
     };
@@ -107,6 +115,14 @@ impl Chosen {
     #[inline(always)]
     fn slot(self, scratch: &Scratch, i: usize) -> usize {
         self.slot_in(&scratch.slots, i)
+    }
+
+    /// What is read after checkpoint `i` of a head.
+    #[inline(always)]
+    fn order(self, plan: &Plan, scratch: &Scratch, head: usize, i: usize) -> Order {
+        let first = head * plan.capacity;
+        let slots = self.listed.then_some(&scratch.slots[..]);
+        Order::of_checkpoint(first, slots, self.count, after(plan, head), i)
     }
 
     #[inline(always)]
@@ -145,7 +161,7 @@ fn weigh<S: Simd>(
                 }
                 scratch.weights[scoring.top_k] = scratch.weights[live];
             }
-            ops::softmax(&mut scratch.weights[..=chosen.count]);
+            ops::softmax(simd, &mut scratch.weights, chosen.count + 1);
         }
     }
     chosen
@@ -167,11 +183,12 @@ fn score<S: Simd>(
     let scores = &mut scratch.weights[..=live];
     if live > 0 {
         let contexts = run.cache[scoring.cached_contexts].block(head, plan.capacity * dh);
-        parameters::matvec(simd, contexts.block(0, live * dh), u, &mut scores[..live]);
+        let ahead = Ahead::new(contexts, dh, Order { end: live, then: live });
+        parameters::matvec(simd, contexts.block(0, live * dh), u, &mut scores[..live], ahead);
     }
     let context = &run.present[scoring.context][head * dh..][..dh];
     let tokens = if scoring.mean { run.segment_length + token + 1 } else { 1 };
-    scores[live] = ops::dot(simd, context, u) / tokens as f32;
+    scores[live] = matvec::dot(simd, context, u) / tokens as f32;
     for score in scores {
         *score *= scoring.scale;
     }
@@ -197,6 +214,33 @@ fn choose(scores: &[f32], slots: &mut [usize]) {
         count += 1;
     }
     slots.sort_unstable();
+}
+
+/// The memory that is read after a head's checkpoints where all are: the next head's first, or none that is known.
+#[inline(always)]
+fn after(plan: &Plan, head: usize) -> usize {
+    (head + 1) % plan.heads * plan.capacity
+}
+
+/// The chosen checkpoints of a memory that is one matrix, W.
+#[inline(always)]
+fn matrices<'a>(
+    plan: &Plan,
+    scratch: &'a mut Scratch,
+    w: Cells<'a>,
+    head: usize,
+    chosen: Chosen,
+) -> Checkpoints<'a> {
+    Checkpoints {
+        w,
+        first: head * plan.capacity,
+        slots: chosen.listed.then_some(&scratch.slots[..]),
+        then: after(plan, head),
+        weights: &scratch.weights[..chosen.count],
+        x: &scratch.inputs[0],
+        weighted: &mut scratch.weighted,
+        sums: &mut scratch.sums,
+    }
 }
 
 /// Adds the memory's answer to `inputs[0]`, weighted, to `sums` and y; or its parameters to the soup.
@@ -238,7 +282,7 @@ fn add_answer<S: Simd, T: Tensor>(
     for (weighted, x) in scratch.weighted.iter_mut().zip(input) {
         *weighted = factor * x;
     }
-    parameters::add_matvec(simd, w, &scratch.weighted, &mut scratch.sums);
+    memory.add_products(simd, layer, &scratch.weighted, &mut scratch.sums);
     if let Some(bias) = memory.bias(layer) {
         parameters::add_scaled(simd, weight, bias, y);
     }
@@ -267,7 +311,7 @@ fn add_to_soup<S: Simd, T: Tensor>(
 #[inline(always)]
 fn read_soup<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, y: &mut [f32]) {
     let mut soup = std::mem::take(&mut scratch.soup);
-    add_answer(simd, plan, scratch, Parameters { tensors: &soup, index: 0 }, 1.0, y);
+    add_answer(simd, plan, scratch, Parameters { tensors: &soup, index: 0, order: Order::only(0) }, 1.0, y);
     for tensor in &mut soup {
         tensor.fill(0.0);
     }

@@ -20,6 +20,10 @@ pub(super) trait Simd: Copy {
     type V: Copy;
     /// A wide vector: one register where there is one so wide, else several.
     type W: Copy;
+    /// The registers that a wide vector takes, at least.
+    const WIDE_REGISTERS: usize;
+    /// Whether a wide vector is one register: loops that have the choice go by wide vectors then.
+    const IS_WIDE: bool = Self::WIDE_REGISTERS == 1;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;
@@ -57,6 +61,9 @@ pub(super) trait Simd: Copy {
     /// The first eight lanes plus the last eight.
     fn wide_fold(self, w: Self::W) -> Self::V;
 
+    /// Runs the task as a function of its own, on the same instructions: what many places share is compiled once.
+    fn apart(self, task: impl Task);
+
     /// Asks for the cache line that `x` begins in to be brought near. It changes nothing that can be seen but time, so
     /// `x` may point anywhere.
     fn prefetch<T>(self, x: *const T);
@@ -66,6 +73,7 @@ pub(super) trait Simd: Copy {
 macro_rules! wide_is_a_pair {
     () => {
         type W = [Self::V; 2];
+        const WIDE_REGISTERS: usize = 2;
 
         #[inline(always)]
         fn wide_splat(self, x: f32) -> Self::W {
@@ -183,6 +191,11 @@ impl Simd for Portable {
     type V = [f32; LANES];
     wide_is_a_pair!();
 
+    #[inline(never)]
+    fn apart(self, task: impl Task) {
+        task.run(self);
+    }
+
     #[inline(always)]
     fn prefetch<T>(self, _: *const T) {}
 
@@ -278,6 +291,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline(never)]
     pub(super) fn run(token: Avx2, task: impl Task) {
         task.run(token);
     }
@@ -293,6 +307,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    #[inline(never)]
     pub(super) fn run_wide(token: Avx512, task: impl Task) {
         task.run(token);
     }
@@ -300,6 +315,12 @@ mod x86 {
     impl Simd for Avx2 {
         type V = __m256;
         wide_is_a_pair!();
+
+        #[inline(always)]
+        fn apart(self, task: impl Task) {
+            // SAFETY: the token proves that the CPU has the features of the function.
+            unsafe { run(self, task) }
+        }
 
         #[inline(always)]
         fn prefetch<T>(self, x: *const T) {
@@ -377,6 +398,13 @@ mod x86 {
     impl Simd for Avx512 {
         type V = __m256;
         type W = __m512;
+        const WIDE_REGISTERS: usize = 1;
+
+        #[inline(always)]
+        fn apart(self, task: impl Task) {
+            // SAFETY: the token proves that the CPU has the features of the function.
+            unsafe { run_wide(self, task) }
+        }
 
         #[inline(always)]
         fn splat(self, x: f32) -> __m256 {
@@ -437,8 +465,12 @@ mod x86 {
 
         #[inline(always)]
         fn wide_load_f16(self, x: &[f16; WIDE]) -> __m512 {
+            // Not `_mm512_cvtph_ps`, which suppresses exceptions, and so cannot be one instruction with the load.
             // SAFETY: the token proves AVX-512F; `x` is 32 readable bytes, and an unaligned load asks no more.
-            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+            unsafe {
+                let cells = _mm256_loadu_si256(x.as_ptr().cast());
+                _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(cells)
+            }
         }
 
         #[inline(always)]
@@ -501,6 +533,7 @@ mod arm {
     }
 
     #[target_feature(enable = "neon")]
+    #[inline(never)]
     pub(super) fn run(token: Neon, task: impl Task) {
         task.run(token);
     }
@@ -509,6 +542,12 @@ mod arm {
     impl Simd for Neon {
         type V = [float32x4_t; 2];
         wide_is_a_pair!();
+
+        #[inline(always)]
+        fn apart(self, task: impl Task) {
+            // SAFETY: the token proves that the CPU has the features of the function.
+            unsafe { run(self, task) }
+        }
 
         /// By hand, for there is no intrinsic in stable Rust.
         #[inline(always)]

@@ -3,10 +3,10 @@
 use std::mem;
 
 use super::ops::{self, Step, Update};
-use super::parameters::{Parameters, Tensor};
+use super::parameters::{Order, Parameters, Tensor};
 use super::plan::{Error, Plan, Scratch, Weights};
 use super::simd::Simd;
-use super::{Run, math};
+use super::{Run, math, matvec};
 
 /// Writes the token's k and v: from past to present for the first token of a run, in present for the others.
 #[inline(always)]
@@ -23,10 +23,10 @@ pub(super) fn write<S: Simd>(
     ops::map(plan.feature_map, &scratch.k, &mut scratch.inputs[0]);
     let loss = (!run.loss.is_empty()).then(|| &mut run.loss[token * plan.heads + head]);
     if token == 0 {
-        let before = Parameters { tensors: run.past, index: head };
+        let before = Parameters { tensors: run.past, index: head, order: Order::only(head) };
         observe(simd, plan, scratch, before, value, step.retention, loss);
     } else {
-        let before = Parameters { tensors: run.present, index: head };
+        let before = Parameters { tensors: run.present, index: head, order: Order::only(head) };
         observe(simd, plan, scratch, before, value, step.retention, loss);
     }
     let past = (token == 0).then_some(run.past);
@@ -151,7 +151,7 @@ fn loss_of<S: Simd, T: Tensor>(
 ) -> f32 {
     let answer = &scratch.error[..plan.head_size];
     if matches!(plan.error, Error::Dot) {
-        return -ops::dot(simd, answer, value);
+        return -matvec::dot(simd, answer, value);
     }
     let scale = plan.normalizer.map_or(1.0, |normalizer| {
         let product = before.normalizer(simd, plan, normalizer.state, &scratch.inputs[0]);
@@ -161,7 +161,7 @@ fn loss_of<S: Simd, T: Tensor>(
     for ((difference, answer), v) in difference.iter_mut().zip(answer).zip(value) {
         *difference = answer * scale - v;
     }
-    ops::dot(simd, difference, difference)
+    matvec::dot(simd, difference, difference)
 }
 
 /// Steps every layer from the last to the first, each pass over a layer taking the error back through it too.

@@ -7,7 +7,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Error, config, median, wanted};
+use common::{Error, LINEAR, Shape, TITANS, config, median, wanted};
 use mcedge_export::Options;
 use mcedge_models::Weights;
 use mcedge_models::spec::Spec;
@@ -27,11 +27,10 @@ fn main() -> Result<(), Error> {
     println!(
         "| memory | checkpoints | policy | step, µs | segment's end, µs | in steps |\n|---|---|---|---|---|---|"
     );
-    let linear = r#"{"kind": "linear"}"#;
-    let titans = r#"{"kind": "titans", "depth": 2, "width": 64, "objective": "l2", "step_size": 0.01, "momentum": 0.9}"#;
-    for (name, memory) in [("linear", linear), ("titans", titans)] {
+    for (name, memory) in [("linear", LINEAR), ("titans", TITANS)] {
         for fill in FILLS {
-            let spec = Spec::parse(config(memory, SEGMENT, "continue").as_bytes())?;
+            let shape = Shape { memory, segment: SEGMENT, init: "continue", ..Shape::default() };
+            let spec = Spec::parse(config(&shape).as_bytes())?;
             let options = Options { capacity: fill, gates: true, ..Options::default() };
             let bundle = mcedge_export::bundle(&spec, &Weights::made_up(&spec), options)?;
             let model = Model::from_bytes(bundle.step, bundle.chunk, &bundle.initial_state)?;

@@ -16,7 +16,7 @@ use crate::bundle;
 /// Checkpoints that a cache holds, unless asked otherwise.
 const CAPACITY: u32 = 64;
 /// The most tokens of one run of `chunk.onnx`, unless asked otherwise.
-const CHUNK: u32 = 64;
+pub const CHUNK: u32 = 64;
 
 /// Flags of `mcedge export`.
 #[derive(clap::Args)]

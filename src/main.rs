@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+mod bench;
 mod budget;
 mod bundle;
 mod convert;
@@ -55,6 +56,8 @@ enum Command {
     Run(run::Args),
     /// Say what a smaller cache costs: fidelity against budget, policy by policy
     Sweep(sweep::Args),
+    /// Time a bundle's steps: backend by backend, by live checkpoints, against what this machine's memory allows
+    Bench(bench::Args),
     /// Show what comes from a board: channels, rates, losses, its clock
     Monitor(monitor::Args),
     /// Play a recording or a signal as a board on a pseudo-terminal, with faults on demand
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::verify(&args),
         Command::Run(args) => run::run(&args),
         Command::Sweep(args) => sweep::sweep(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Monitor(args) => monitor::monitor(&args),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::Ports(args) => ports::list(&args),

@@ -7,10 +7,63 @@ use hdrhistogram::Histogram;
 
 /// Longest step that is told apart from longer ones.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Upper edge of the first of [`Times::buckets`].
+const NARROWEST_NS: u64 = 1000;
 
-/// What an engine took for its work: each step's time, to three significant digits, and the time of all catching up.
+/// Times, to three significant digits, in memory of fixed size.
+#[derive(Clone)]
+pub struct Times(Histogram<u64>);
+
+impl Times {
+    /// None yet.
+    pub fn new() -> Self {
+        let longest = LONGEST.as_nanos() as u64;
+        Self(Histogram::new_with_max(longest, 3).expect("the bounds of the histogram are constants"))
+    }
+
+    /// Adds one.
+    pub fn record(&mut self, time: Duration) {
+        self.0.saturating_record(time.as_nanos() as u64);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The time, µs, that `quantile`, `0.0..=1.0`, of them do not exceed; 0 when there are none.
+    pub fn us(&self, quantile: f64) -> f64 {
+        self.0.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    /// The least, µs; 0 when there are none.
+    pub fn least_us(&self) -> f64 {
+        self.0.min() as f64 / 1e3
+    }
+
+    /// Adds all of `others`.
+    pub fn add(&mut self, others: &Self) {
+        self.0.add(&others.0).expect("histograms of the same bounds");
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.0.reset();
+    }
+
+    /// How many there are by time: the upper edge of a bucket, µs, and the times in it. A bucket's edge is `ratio` times that
+    /// of the one before; empty buckets are left out.
+    pub fn buckets(&self, ratio: f64) -> Vec<(f64, u64)> {
+        let buckets = self.0.iter_log(NARROWEST_NS, ratio);
+        let buckets =
+            buckets.map(|at| (at.value_iterated_to() as f64 / 1e3, at.count_since_last_iteration()));
+        buckets.filter(|&(_, count)| count > 0).collect()
+    }
+}
+
+/// What an engine took for its work: each step's time, and the time of all catching up.
 pub struct Pace {
-    steps_ns: Histogram<u64>,
+    steps: Times,
     caught_up_tokens: u64,
     catching_up: Duration,
 }
@@ -18,15 +71,12 @@ pub struct Pace {
 impl Pace {
     /// Nothing done yet.
     pub fn new() -> Self {
-        let longest = LONGEST.as_nanos() as u64;
-        let steps_ns =
-            Histogram::new_with_max(longest, 3).expect("the bounds of the histogram are constants");
-        Self { steps_ns, caught_up_tokens: 0, catching_up: Duration::ZERO }
+        Self { steps: Times::new(), caught_up_tokens: 0, catching_up: Duration::ZERO }
     }
 
     /// Counts one step, of however many streams.
     pub fn step(&mut self, time: Duration) {
-        self.steps_ns.saturating_record(time.as_nanos() as u64);
+        self.steps.record(time);
     }
 
     /// Counts tokens that ran many at once.
@@ -38,14 +88,13 @@ impl Pace {
 
 impl fmt::Display for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (steps, tokens) = (self.steps_ns.len(), self.caught_up_tokens);
+        let (steps, tokens) = (self.steps.count(), self.caught_up_tokens);
         if tokens > 0 {
             let seconds = self.catching_up.as_secs_f64().max(1e-9);
             write!(f, "{tokens} tokens caught up, {:.0} a second", tokens as f64 / seconds)?;
         }
         if tokens == 0 || steps > 0 {
-            let us = |quantile| self.steps_ns.value_at_quantile(quantile) as f64 / 1e3;
-            let (p50, p99, max) = (us(0.5), us(0.99), us(1.0));
+            let [p50, p99, max] = [0.5, 0.99, 1.0].map(|quantile| self.steps.us(quantile));
             let comma = if tokens > 0 { "; " } else { "" };
             let s = if steps == 1 { "" } else { "s" };
             write!(f, "{comma}{steps} step{s}, p50 {p50:.1} µs, p99 {p99:.1} µs, max {max:.1} µs")?;

@@ -1,9 +1,10 @@
 //! Streams over whichever backend was asked for.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::Usage;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mcedge_models::contract::Contract;
@@ -22,12 +23,15 @@ pub struct Placement {
     /// Take the CPU when the device is not to be had
     #[arg(long)]
     pub allow_fallback: bool,
-    /// Run the graph's bodies of standard operations in ONNX Runtime, as a GPU does, not the fused kernel
+    /// Run the graph's bodies of standard operations, as a GPU does, not the fused kernel
     #[arg(long)]
     pub plain: bool,
     /// Run tokens one by one, also where many wait: leave chunk.onnx out
     #[arg(long)]
     pub no_chunks: bool,
+    /// Threads that share an operation of ONNX Runtime
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: u16,
     /// ONNX Runtime's library; searched for when not given
     #[arg(long, value_name = "FILE")]
     pub ort_library: Option<PathBuf>,
@@ -62,10 +66,10 @@ pub fn policy() -> impl TypedValueParser<Value = Policy> {
 
 /// An engine over one of the backends: a batch of streams, often of one.
 pub enum Stream {
-    /// Over tract.
-    Tract(Box<Engine<Tract>>),
-    /// Over ONNX Runtime, and where it put the graph.
-    Ort(Box<Engine<Ort>>, &'static str),
+    /// Over tract, and whether it runs the plain bodies.
+    Tract(Box<Engine<Tract>>, bool),
+    /// Over ONNX Runtime, where it put the graph, and whether it runs the plain bodies.
+    Ort(Box<Engine<Ort>>, Device, bool),
 }
 
 /// An engine; a policy that cannot be for this bundle is a wrong flag.
@@ -80,8 +84,8 @@ fn engine<B: Backend>(model: &Model, backend: B, options: EngineOptions) -> Resu
 macro_rules! over {
     ($stream:expr, $engine:ident => $expression:expr) => {
         match $stream {
-            Stream::Tract($engine) => $expression,
-            Stream::Ort($engine, _) => $expression,
+            Stream::Tract($engine, ..) => $expression,
+            Stream::Ort($engine, ..) => $expression,
         }
     };
 }
@@ -99,8 +103,10 @@ impl Stream {
             BackendArg::Tract if !on_cpu => {
                 bail!(Usage("--backend tract runs on the CPU alone, expected --device cpu".into()))
             }
-            BackendArg::Tract if placement.plain => {
-                bail!(Usage("--plain is for --backend ort: tract needs the kernels".into()))
+            BackendArg::Tract | BackendArg::Auto
+                if on_cpu && placement.threads > 1 && (backend == BackendArg::Tract || !placement.plain) =>
+            {
+                bail!(Usage("--threads is for --backend ort: tract runs on one".into()))
             }
             BackendArg::Tract => Self::tract(model, placement, options),
             BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, placement, options),
@@ -109,13 +115,18 @@ impl Stream {
     }
 
     fn tract(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
-        let mut engine = engine(model, Tract::new(model)?, options)?;
-        if placement.chunks(model)
-            && let Some(chunks) = Tract::chunks(model)?
-        {
-            engine = engine.with_chunks(chunks)?;
+        let step = if placement.plain { Tract::plain(model)? } else { Tract::new(model)? };
+        let mut engine = engine(model, step, options)?;
+        if placement.chunks(model) {
+            let chunks = match placement.plain {
+                true => Tract::plain_chunks(model).context("chunk.onnx, which --no-chunks leaves out")?,
+                false => Tract::chunks(model)?,
+            };
+            if let Some(chunks) = chunks {
+                engine = engine.with_chunks(chunks)?;
+            }
         }
-        Ok(Stream::Tract(Box::new(engine)))
+        Ok(Stream::Tract(Box::new(engine), placement.plain))
     }
 
     fn ort(model: &Model, placement: &Placement, options: EngineOptions) -> Result<Self> {
@@ -123,27 +134,47 @@ impl Stream {
         if let Some(reason) = backend.fallback() {
             eprintln!("mcedge: warning: runs on the CPU: {reason}");
         }
-        let place = match (backend.device(), placement.plain) {
-            (Device::Cpu, true) => "ort on cpu, plain bodies",
-            (Device::Cpu, false) => "ort on cpu, fused kernels",
-            (Device::Cuda, _) => "ort on cuda, plain bodies",
-            (Device::TensorRt, _) => "ort on tensorrt, plain bodies",
-        };
+        let device = backend.device();
         let mut engine = engine(model, backend, options)?;
         if placement.chunks(model)
             && let Some(chunks) = Ort::chunks(model, &placement.options())?
         {
             engine = engine.with_chunks(chunks)?;
         }
-        Ok(Stream::Ort(Box::new(engine), place))
+        Ok(Stream::Ort(Box::new(engine), device, placement.plain || device != Device::Cpu))
     }
 
     /// What ran where.
     pub fn place(&self) -> &'static str {
         match self {
-            Stream::Tract(_) => "tract on cpu, fused kernels",
-            Stream::Ort(_, place) => place,
+            Stream::Tract(_, true) => "tract on cpu, plain bodies",
+            Stream::Tract(_, false) => "tract on cpu, fused kernels",
+            Stream::Ort(_, Device::Cpu, true) => "ort on cpu, plain bodies",
+            Stream::Ort(_, Device::Cpu, false) => "ort on cpu, fused kernels",
+            Stream::Ort(_, Device::Cuda, _) => "ort on cuda, plain bodies",
+            Stream::Ort(_, Device::TensorRt, _) => "ort on tensorrt, plain bodies",
         }
+    }
+
+    /// The backend's word on the command line.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Stream::Tract(..) => "tract",
+            Stream::Ort(..) => "ort",
+        }
+    }
+
+    /// The device that the graph is on.
+    pub fn device(&self) -> Device {
+        match self {
+            Stream::Tract(..) => Device::Cpu,
+            Stream::Ort(_, device, _) => *device,
+        }
+    }
+
+    /// Whether memory functions run as their bodies of standard operations, and not as kernels.
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Stream::Tract(_, true) | Stream::Ort(_, _, true))
     }
 
     /// As [`Engine::push`].
@@ -211,6 +242,11 @@ impl Stream {
         over!(self, engine => engine.cache().stream(0).capacity())
     }
 
+    /// Checkpoints of stream `stream`, `0..B`, that are live now.
+    pub fn live(&self, stream: usize) -> usize {
+        over!(self, engine => engine.cache().stream(stream).len())
+    }
+
     /// Tokens so far, checkpoints live now, and checkpoints ever made; over all streams.
     pub fn position(&self) -> (u64, usize, u64) {
         over!(self, engine => (engine.tokens(), engine.cache().len(), engine.cache().pushed()))
@@ -225,6 +261,7 @@ impl Placement {
             allow_fallback: false,
             plain,
             no_chunks: false,
+            threads: 1,
             ort_library: ort_library.map(Path::to_owned),
         }
     }
@@ -245,6 +282,7 @@ impl Placement {
             device,
             allow_fallback: self.allow_fallback,
             plain: self.plain,
+            threads: NonZeroUsize::new(self.threads.into()),
         }
     }
 }

@@ -20,7 +20,7 @@ pub fn text(svg: &mut String, x: usize, y: usize, anchor: &str, text: &str) {
 }
 
 /// Text that is no markup, without the characters that XML 1.0 does not know and other control characters.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let is_known = |char: char| !char.is_control() && !matches!(char, '\u{FFFE}' | '\u{FFFF}');
     let text: String =
         text.chars().map(|char| if is_known(char) { char } else { char::REPLACEMENT_CHARACTER }).collect();

@@ -41,9 +41,9 @@ pub struct Args {
 pub enum Backends {
     /// tract, and ONNX Runtime where there is one
     Available,
-    /// tract, ONNX Runtime with the fused kernels, and ONNX Runtime with plain bodies
+    /// tract and ONNX Runtime, each with the fused kernels and with plain bodies
     All,
-    /// tract
+    /// tract as --plain says
     Tract,
     /// ONNX Runtime as --device and --plain say
     Ort,
@@ -51,7 +51,7 @@ pub enum Backends {
 
 /// Which graph the tokens go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     /// `step.onnx`: one by one.
     Step,
     /// `chunk.onnx`: many at once, in pieces of several lengths.
@@ -60,20 +60,20 @@ enum Way {
 
 /// The largest errors of one run.
 #[derive(Debug, Default)]
-struct Errors {
+pub struct Errors {
     /// Largest |found − expected|.
-    absolute: f64,
+    pub absolute: f64,
     /// Largest |found − expected| / max(1, |expected|).
-    relative: f64,
+    pub relative: f64,
     /// The token of the largest relative error.
-    worst: usize,
+    pub worst: usize,
 }
 
 /// Verifies and says how far each backend is from the golden output.
 pub fn verify(args: &Args) -> Result<ExitCode> {
     let on_cpu = args.placement.device == DeviceArg::Cpu && !args.placement.plain;
     if !on_cpu && matches!(args.backend, Backends::Available | Backends::All) {
-        bail!(Usage("--device and --plain are for --backend ort: name it".into()));
+        bail!(Usage("--device and --plain are for one backend: name it".into()));
     }
     ensure!(
         args.bundle.options.cache_budget.is_none() || !args.bundle.is_bundle(),
@@ -115,12 +115,17 @@ fn run_plan(
     may_be_missing: bool,
 ) -> Result<bool> {
     let mut passed = true;
-    for (backend, placement) in plan {
+    for (backend, mut placement) in plan {
         let mut stream = match Stream::open(model, backend, &placement, EngineOptions::default()) {
             Ok(stream) => stream,
             Err(error) if may_be_missing && is_missing(&error) => {
                 say!("{:<28} not run: {error:#}", "ort");
                 break;
+            }
+            Err(error) if is_optional(backend, &placement, model) => {
+                say!("{:<28} chunk  not run: {error:#}", "tract on cpu, plain bodies");
+                placement.no_chunks = true;
+                Stream::open(model, backend, &placement, EngineOptions::default())?
             }
             Err(error) => return Err(error),
         };
@@ -135,7 +140,7 @@ fn run_plan(
 /// The golden run is computed in f64. What a cache rounds to f16 is off by 2⁻¹¹ of its value; what it rounds to i8 by
 /// 1/254 of the largest value of a head's checkpoint; and a read adds up many. The models that ship come to 1.4e-3 with
 /// f16 and 8.3e-2 with i8.
-fn tolerance(contract: &Contract) -> f64 {
+pub fn tolerance(contract: &Contract) -> f64 {
     let has = |dtype| contract.cache.iter().any(|cache| cache.dtype == dtype);
     if has(Dtype::I8) {
         1e-1
@@ -150,28 +155,41 @@ fn plan(args: &Args) -> Vec<(BackendArg, Placement)> {
     match args.backend {
         Backends::Tract => vec![(BackendArg::Tract, args.placement.clone())],
         Backends::Ort => vec![(BackendArg::Ort, args.placement.clone())],
-        Backends::All | Backends::Available => every_cpu(&args.placement),
+        Backends::Available => every_cpu(&args.placement),
+        Backends::All => {
+            let tract = Placement { plain: true, ..args.placement.clone() };
+            let mut all = every_cpu(&args.placement);
+            all.insert(1, (BackendArg::Tract, tract));
+            all
+        }
     }
 }
 
 /// tract, ONNX Runtime with the kernels, and ONNX Runtime with plain bodies.
-fn every_cpu(placement: &Placement) -> Vec<(BackendArg, Placement)> {
+pub fn every_cpu(placement: &Placement) -> Vec<(BackendArg, Placement)> {
     let cpu = |plain| Placement { plain, ..placement.clone() };
     vec![(BackendArg::Tract, cpu(false)), (BackendArg::Ort, cpu(false)), (BackendArg::Ort, cpu(true))]
 }
 
-fn is_missing(error: &anyhow::Error) -> bool {
+/// Whether a stream would also do without chunks: tract cannot run the plain bodies of some.
+fn is_optional(backend: BackendArg, placement: &Placement, model: &Model) -> bool {
+    backend == BackendArg::Tract && placement.plain && placement.chunks(model)
+}
+
+/// Whether it is that there is no ONNX Runtime.
+pub fn is_missing(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::NoOnnxRuntime { .. }))
 }
 
-fn read_golden(path: &Path) -> Result<Golden> {
+/// Reads a recorded run.
+pub fn read_golden(path: &Path) -> Result<Golden> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     Golden::from_safetensors(&bytes).with_context(|| path.display().to_string())
 }
 
 /// Runs and prints one line; whether the run is within tolerance.
 fn report(stream: &mut Stream, way: Way, golden: &Golden, atol: f64) -> Result<bool> {
-    let errors = compare(stream, way, golden)?;
+    let errors = compare(stream, way, golden, golden.input.len())?;
     // A NaN is within no tolerance.
     let passed = errors.relative <= atol;
     say!(
@@ -186,14 +204,13 @@ fn report(stream: &mut Stream, way: Way, golden: &Golden, atol: f64) -> Result<b
     Ok(passed)
 }
 
-/// Gives every stream the golden run from its start, each one token behind the stream before it, so that no two are at
-/// the same position.
-fn compare(stream: &mut Stream, way: Way, golden: &Golden) -> Result<Errors> {
+/// Gives every stream the first `tokens` tokens of the golden run from its start, each one token behind the stream before it,
+/// so that no two are at the same position.
+pub fn compare(stream: &mut Stream, way: Way, golden: &Golden, tokens: usize) -> Result<Errors> {
     let Contract { batch, chunk, ref output, .. } = *stream.contract();
     let (size, expected) = (output.size, golden.output.ncols());
     ensure!(size == expected, "the golden output has {expected} values a token, the model gives {size}");
     stream.reset();
-    let tokens = golden.input.len();
     let mut pieces = match way {
         Way::Step => vec![1],
         Way::Chunk => vec![chunk, chunk / 2 + 1, 2 * chunk + 3, 1],
@@ -245,7 +262,7 @@ fn run_piece(
 
 impl Errors {
     /// Takes the output of a token, `[O]`.
-    fn add<'a>(&mut self, token: usize, found: &[f32], expected: impl IntoIterator<Item = &'a f32>) {
+    pub fn add<'a>(&mut self, token: usize, found: &[f32], expected: impl IntoIterator<Item = &'a f32>) {
         for (&found, &expected) in found.iter().zip(expected) {
             let (found, expected) = (f64::from(found), f64::from(expected));
             let absolute = (found - expected).abs();

@@ -15,11 +15,37 @@ pub fn median(times: &mut [Duration]) -> Duration {
     times[times.len() / 2]
 }
 
-/// Two blocks of `memory`, d_model 128 and 4 heads, over bytes, in segments of `segment` tokens that start from `init`.
-pub fn config(memory: &str, segment: usize, init: &str) -> String {
+/// What the benches' models are, in the shape of which DESIGN.md speaks.
+pub struct Shape<'a> {
+    /// `memory` of the configuration.
+    pub memory: &'a str,
+    /// `aggregation`, and what else belongs to it.
+    pub aggregation: &'a str,
+    /// Tokens in a segment.
+    pub segment: usize,
+    /// `init`.
+    pub init: &'a str,
+}
+
+impl Default for Shape<'_> {
+    /// Linear memory under `grm`, in segments of 32 tokens that start anew.
+    fn default() -> Self {
+        Self { memory: LINEAR, aggregation: r#""grm""#, segment: 32, init: "restart" }
+    }
+}
+
+/// Linear memory.
+pub const LINEAR: &str = r#"{"kind": "linear"}"#;
+/// A memory of two layers that learns.
+pub const TITANS: &str =
+    r#"{"kind": "titans", "depth": 2, "width": 64, "objective": "l2", "step_size": 0.01, "momentum": 0.9}"#;
+
+/// Two blocks of the shape, d_model 128 and 4 heads, over bytes.
+pub fn config(shape: &Shape<'_>) -> String {
+    let Shape { memory, aggregation, segment, init } = shape;
     let block = format!(
         r#"{{"norm": "layer_norm", "num_heads": 4, "normalize_qk": true, "memory": {memory},
-            "caching": {{"aggregation": "grm", "init": "{init}",
+            "caching": {{"aggregation": {aggregation}, "init": "{init}",
                          "segmentation": {{"kind": "constant", "size": {segment}}}}}}}"#
     );
     format!(

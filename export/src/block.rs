@@ -1,17 +1,14 @@
-//! What stands around the memory functions: embedding, norms, projections, coefficients, MLPs and the head.
+//! What stands around the memory functions: embedding, MLPs, the head, and the weights that the functions are given.
 
 use mcedge_models::Weights;
 use mcedge_models::contract::{MemoryFunction, Role};
 use mcedge_models::spec::{Head, Input, Norm, Spec};
 
 use crate::graph::{Data, Graph, Value};
-use crate::memory::gelu;
+use crate::memory::{gelu, normed};
 
 /// An output of a memory function, and what it is.
 pub type Made = (Role, Value);
-
-const LAYER_NORM_EPSILON: f32 = 1e-5;
-const RMS_NORM_EPSILON: f32 = 1e-6;
 
 /// The main graph as it grows, and the model that it is made from.
 pub struct Lowering<'a> {
@@ -59,25 +56,17 @@ impl Lowering<'_> {
         h: &Value,
     ) -> (Value, Vec<Made>) {
         let block = &self.spec.blocks[i];
-        let at = |name: &str| format!("blocks.{i}.{name}");
-        let x = self.norm(&at("norm"), block.norm, h);
-        let (mut y, made) = self.call(i, body, function, &x);
-        if self.weights.get(&at("mix.o.weight")).is_some() {
-            y = self.linear(&at("mix.o"), &y);
-        }
-        if block.residual {
-            y = self.graph.add(h, &y);
-        }
+        let (mut y, made) = self.call(i, body, function, h);
         if block.mlp.is_some() {
             y = self.mlp(i, block.norm, &y);
         }
-        (self.graph.label(y, at("output")), made)
+        (self.graph.label(y, format!("blocks.{i}.output")), made)
     }
 
     /// y `[B, T, D]` of the memory function of block `i`, and its other outputs.
-    fn call(&mut self, i: usize, body: &Graph, function: &MemoryFunction, x: &Value) -> (Value, Vec<Made>) {
+    fn call(&mut self, i: usize, body: &Graph, function: &MemoryFunction, h: &Value) -> (Value, Vec<Made>) {
         let roles = function.inputs();
-        let inputs: Vec<Value> = roles.into_iter().map(|role| self.argument(i, role, function, x)).collect();
+        let inputs: Vec<Value> = roles.into_iter().map(|role| self.argument(i, role, function, h)).collect();
         let roles = function.outputs();
         let names: Vec<String> = roles.iter().map(|&role| result(i, role, function)).collect();
         let mut outputs = self.graph.call(body, &inputs, &names);
@@ -97,24 +86,16 @@ impl Lowering<'_> {
     }
 
     /// What block `i` gives its memory function for one of its inputs.
-    fn argument(&mut self, i: usize, role: Role, function: &MemoryFunction, x: &Value) -> Value {
+    fn argument(&mut self, i: usize, role: Role, function: &MemoryFunction, h: &Value) -> Value {
         let tensor = |index: usize| function.tensors()[index].name.clone();
         let memory = |name: &str| format!("blocks.{i}.memory.{name}");
         match role {
-            Role::Q => self.projection(i, "q", x),
-            Role::K => self.projection(i, "k", x),
-            Role::V => self.projection(i, "v", x),
-            Role::U => self.projection(i, "u", x),
-            Role::X => {
-                let x = self.affine(&memory("weight_ih"), &memory("bias_ih"), x);
-                self.graph.label(x, format!("blocks.{i}.x"))
-            }
-            Role::Coefficient(index) => {
-                let (name, _) = function.memory.coefficients()[index];
-                let logits = self.linear(&memory(name), x);
-                let value = self.graph.sigmoid(&logits);
-                self.graph.label(value, format!("blocks.{i}.{name}"))
-            }
+            Role::H => h.clone(),
+            Role::NormWeight => self.weight(&format!("blocks.{i}.norm.weight")),
+            Role::NormBias => self.weight(&format!("blocks.{i}.norm.bias")),
+            Role::ProjectionWeight => self.projection_weight(i, function),
+            Role::ProjectionBias => self.projection_bias(i, function),
+            Role::OutputWeight => self.transposed(&format!("blocks.{i}.mix.o.weight")),
             Role::RecurrentWeight => self.weight(&memory("weight_hh")),
             Role::RecurrentBias => self.weight(&memory("bias_hh")),
             Role::GateWeight => self.weight(&memory("gate.weight")),
@@ -124,13 +105,40 @@ impl Lowering<'_> {
             Role::Steps(index) => self.named(&format!("cache.{i}.{}.steps", tensor(index))),
             Role::SegmentLength => self.named("segment.length"),
             Role::CacheLength => self.named("cache.length"),
+            Role::Q | Role::K | Role::V | Role::U | Role::X | Role::Coefficient(_) => {
+                unreachable!("{role:?} is made of h")
+            }
             Role::Y | Role::Gates | Role::Loss => unreachable!("{role:?} is an output"),
         }
     }
 
-    fn projection(&mut self, i: usize, name: &str, x: &Value) -> Value {
-        let y = self.linear(&format!("blocks.{i}.mix.{name}"), x);
-        self.graph.label(y, format!("blocks.{i}.{name}"))
+    /// The weights of all projections of block `i`, `[D, C]`: row by row a row of each transposed, one after the other.
+    fn projection_weight(&mut self, i: usize, function: &MemoryFunction) -> Value {
+        let roles = function.projected();
+        let tensors = roles.iter().map(|&(role, columns)| {
+            let name = projection(i, role, function).0;
+            (self.weights.get(&name).expect("weights are checked against the spec"), columns)
+        });
+        let tensors: Vec<_> = tensors.collect();
+        let inputs = self.spec.d_model;
+        let column = |n: usize| {
+            tensors
+                .iter()
+                .flat_map(move |(tensor, columns)| (0..*columns).map(move |c| tensor.data[c * inputs + n]))
+        };
+        let data: Vec<f32> = (0..inputs).flat_map(column).collect();
+        let columns = data.len() / inputs;
+        self.graph.constant(format!("blocks.{i}.projections.T"), &[inputs, columns], Data::F32(data))
+    }
+
+    /// Their biases, `[C]`; 0 for a projection without one.
+    fn projection_bias(&mut self, i: usize, function: &MemoryFunction) -> Value {
+        let mut data = Vec::new();
+        for (role, columns) in function.projected() {
+            let bias = projection(i, role, function).1.and_then(|name| self.weights.get(&name));
+            data.extend(bias.map_or(vec![0.0; columns], |bias| bias.data.clone()));
+        }
+        self.graph.constant(format!("blocks.{i}.projections.bias"), &[data.len()], Data::F32(data))
     }
 
     fn named(&self, name: &str) -> Value {
@@ -166,46 +174,30 @@ impl Lowering<'_> {
     }
 
     fn norm(&mut self, name: &str, norm: Norm, x: &Value) -> Value {
-        match norm {
-            Norm::None => x.clone(),
-            Norm::LayerNorm => {
-                let weight = self.weight(&format!("{name}.weight"));
-                let bias = self.weight(&format!("{name}.bias"));
-                self.graph.layer_norm(x, &weight, &bias, LAYER_NORM_EPSILON)
-            }
-            Norm::RmsNorm => {
-                let weight = self.weight(&format!("{name}.weight"));
-                let g = &mut self.graph;
-                let square = g.mul(x, x);
-                let mean = g.mean_last(&square);
-                let epsilon = g.scalar(RMS_NORM_EPSILON);
-                let mean = g.add(&mean, &epsilon);
-                let root = g.sqrt(&mean);
-                let x = g.div(x, &root);
-                g.mul(&x, &weight)
-            }
-        }
+        let weight = (norm != Norm::None).then(|| self.weight(&format!("{name}.weight")));
+        let bias = (norm == Norm::LayerNorm).then(|| self.weight(&format!("{name}.bias")));
+        normed(&mut self.graph, norm, x, weight.as_ref(), bias.as_ref())
     }
 
-    /// W x + b of `{name}.weight` and `{name}.bias`.
+    /// W x + b of `{name}.weight` and `{name}.bias`, without b when the model has none.
     fn linear(&mut self, name: &str, x: &Value) -> Value {
-        self.affine(&format!("{name}.weight"), &format!("{name}.bias"), x)
-    }
-
-    /// W x + b, without b when the model has none. W `[out, in]` is stored transposed, as `{weight}.T` `[in, out]`:
-    /// what a row on its left needs.
-    fn affine(&mut self, weight: &str, bias: &str, x: &Value) -> Value {
-        let tensor = self.weights.get(weight).expect("weights are checked against the spec");
-        let [outputs, inputs] = tensor.shape[..] else { unreachable!("`{weight}` is [out, in]") };
-        let transposed =
-            (0..inputs * outputs).map(|n| tensor.data[(n % outputs) * inputs + n / outputs]).collect();
-        let weight = self.graph.constant(format!("{weight}.T"), &[inputs, outputs], Data::F32(transposed));
+        let weight = self.transposed(&format!("{name}.weight"));
         let y = self.graph.matmul(x, &weight);
-        if self.weights.get(bias).is_none() {
+        let bias = format!("{name}.bias");
+        if self.weights.get(&bias).is_none() {
             return y;
         }
-        let bias = self.weight(bias);
+        let bias = self.weight(&bias);
         self.graph.add(&y, &bias)
+    }
+
+    /// W `[out, in]` transposed, as `{name}.T` `[in, out]`: what a row on its left needs.
+    fn transposed(&mut self, name: &str) -> Value {
+        let tensor = self.weights.get(name).expect("weights are checked against the spec");
+        let [outputs, inputs] = tensor.shape[..] else { unreachable!("`{name}` is [out, in]") };
+        let transposed =
+            (0..inputs * outputs).map(|n| tensor.data[(n % outputs) * inputs + n / outputs]).collect();
+        self.graph.constant(format!("{name}.T"), &[inputs, outputs], Data::F32(transposed))
     }
 
     /// A parameter as it is, under its own name.
@@ -217,6 +209,27 @@ impl Lowering<'_> {
     /// Numbers of the config.
     fn vector(&mut self, name: &str, data: &[f32]) -> Value {
         self.graph.constant(name, &[data.len()], Data::F32(data.to_vec()))
+    }
+}
+
+/// The names of the weight `[columns, D]` of what block `i` projects h to, and of its bias.
+fn projection(i: usize, role: Role, function: &MemoryFunction) -> (String, Option<String>) {
+    let mix = |name: &str| (format!("blocks.{i}.mix.{name}.weight"), None);
+    let memory = |weight: &str, bias: &str| {
+        let name = |name: &str| format!("blocks.{i}.memory.{name}");
+        (name(weight), Some(name(bias)))
+    };
+    match role {
+        Role::Q => mix("q"),
+        Role::K => mix("k"),
+        Role::V => mix("v"),
+        Role::U => mix("u"),
+        Role::X => memory("weight_ih", "bias_ih"),
+        Role::Coefficient(index) => {
+            let (name, _) = function.memory.coefficients()[index];
+            memory(&format!("{name}.weight"), &format!("{name}.bias"))
+        }
+        _ => unreachable!("{role:?} is not made of h"),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The contract of a model's graphs: what a client reads in their metadata.
 
 use mcedge_models::contract::{
-    BlockFunction, CacheTensor, Contract, Dtype, Input, MemoryFunction, MemoryTensor, Output, OutputKind,
-    Reset, SCHEMA, Scale, StateTensor,
+    BlockFunction, CacheTensor, Contract, Dtype, Input, MemoryFunction, MemoryTensor, Mixer, Output,
+    OutputKind, Reset, SCHEMA, Scale, StateTensor,
 };
 use mcedge_models::spec::{
     self, Aggregation, Block, Caching, Context, Head, Init, Memory, Segmentation, Spec,
@@ -14,7 +14,7 @@ use crate::lower::Options;
 /// The axis of N in a cache tensor `[B, H, N, …]`.
 const SLOT_AXIS: usize = 2;
 
-/// What a block's memory computes.
+/// What a block's memory computes, by itself.
 pub fn function_of(block: &Block, d_model: usize) -> MemoryFunction {
     MemoryFunction {
         num_heads: block.num_heads,
@@ -24,6 +24,7 @@ pub fn function_of(block: &Block, d_model: usize) -> MemoryFunction {
         caching: block.caching.clone(),
         cache_dtype: Dtype::F32,
         gates: false,
+        mixer: None,
     }
 }
 
@@ -40,11 +41,18 @@ pub fn exported_function(spec: &Spec, weights: &Weights, i: usize) -> MemoryFunc
     }
 }
 
+/// What stands around the memory of block `i`.
+fn mixer(block: &Block, weights: &Weights, i: usize) -> Mixer {
+    let output = weights.get(&format!("blocks.{i}.mix.o.weight")).is_some();
+    Mixer { norm: block.norm, output, residual: block.residual }
+}
+
 /// The contract of the model's graphs, not checked yet.
 pub fn contract(spec: &Spec, weights: &Weights, options: Options) -> Contract {
     let function = |i| {
         let function = exported_function(spec, weights, i);
-        MemoryFunction { cache_dtype: options.cache_dtype, gates: options.gates, ..function }
+        let mixer = Some(mixer(&spec.blocks[i], weights, i));
+        MemoryFunction { cache_dtype: options.cache_dtype, gates: options.gates, mixer, ..function }
     };
     let functions: Vec<MemoryFunction> = (0..spec.blocks.len()).map(function).collect();
     let (mut state, mut cache) = (Vec::new(), Vec::new());

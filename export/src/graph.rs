@@ -336,6 +336,30 @@ impl Graph {
     ) -> Vec<Value> {
         let name = op.to_lowercase();
         let outputs: Vec<Value> = types.into_iter().map(|ty| Value { name: self.fresh(&name), ty }).collect();
+        self.add_node(op, inputs, attributes, outputs)
+    }
+
+    /// Adds a standard operation whose outputs have these names, which must be new.
+    fn push_named(
+        &mut self,
+        op: &str,
+        inputs: &[&Value],
+        attributes: Vec<(&'static str, Attribute)>,
+        types: Vec<Type>,
+        names: Vec<String>,
+    ) -> Vec<Value> {
+        let named = names.into_iter().zip(types);
+        let outputs = named.map(|(name, ty)| Value { name: self.claim(name), ty }).collect();
+        self.add_node(op, inputs, attributes, outputs)
+    }
+
+    fn add_node(
+        &mut self,
+        op: &str,
+        inputs: &[&Value],
+        attributes: Vec<(&'static str, Attribute)>,
+        outputs: Vec<Value>,
+    ) -> Vec<Value> {
         self.nodes.push(Node {
             domain: "",
             op: op.to_owned(),

@@ -21,4 +21,5 @@ mod post_training;
 pub use bundle::{Bundle, bundle};
 pub use error::{Error, Warning};
 pub use lower::{ModelGraph, Options, chunk_graph, step_graph};
+pub use onnx::{Initializer, NotOnnx, initializers};
 pub use post_training::with_post_training_mean;

@@ -1,7 +1,8 @@
-//! A block's memory as a local function of domain `org.mcedge`: what a token writes, then what it reads.
+//! A block's memory as a local function of domain `org.mcedge`: what a token writes, then what it reads; and the mixer
+//! around it, from the block's input to what its MLP is given.
 //!
 //! Inputs and outputs are those of [`MemoryFunction`], in its order; the body is standard operations of opset 17.
-//! Everything else of a block, weights included, stays outside ([`crate::block`]).
+//! Everything else of a block, and every weight, stays outside ([`crate::block`]).
 //!
 //! Vectors of a head are columns, `[B, H, dh, 1]`, so that a matrix of the state or of the cache stands on the left
 //! of every product and is never transposed.
@@ -10,12 +11,14 @@ mod attention;
 mod chunk_read;
 mod delta;
 mod linear;
+mod mixer;
 mod mlp;
 mod parallel;
 mod read;
 mod recurrent;
 mod scan;
 
+pub use mixer::normed;
 pub use mlp::gelu;
 
 use mcedge_models::contract::{Lead, MemoryFunction, Role};
@@ -112,8 +115,9 @@ struct Made {
 pub fn memory_function(function: &MemoryFunction, name: &str, layout: Layout) -> Graph {
     let (heads, size) = (function.num_heads, function.head_size);
     let mut body = Body { graph: Graph::new(name), function, layout, heads, size, row: &[1] };
-    let inputs = body.inputs();
-    let made = match (layout.tokens, &function.memory) {
+    let given = body.inputs();
+    let inputs = body.operands(&given);
+    let mut made = match (layout.tokens, &function.memory) {
         (TOKENS, Memory::Attention { window }) => body.attend_chunk(&inputs, *window),
         (TOKENS, Memory::Linear { .. } | Memory::Swla { .. } | Memory::GatedDelta { .. }) => {
             body.parallel(&inputs)
@@ -121,6 +125,7 @@ pub fn memory_function(function: &MemoryFunction, name: &str, layout: Layout) ->
         (TOKENS, _) => body.scan(&inputs),
         _ => body.token(&inputs),
     };
+    made.y = body.mixed(&given, made.y);
     let mut graph = body.graph;
     for role in function.outputs() {
         graph.output(made.value(role));
@@ -152,6 +157,12 @@ impl Body<'_> {
     fn formal(&self, role: Role) -> String {
         let tensor = |index: usize| self.function.tensors().swap_remove(index).name;
         match role {
+            Role::H => "h".into(),
+            Role::NormWeight => "norm.weight".into(),
+            Role::NormBias => "norm.bias".into(),
+            Role::ProjectionWeight => "projections.T".into(),
+            Role::ProjectionBias => "projections.bias".into(),
+            Role::OutputWeight => "o.T".into(),
             Role::Q => "q".into(),
             Role::K => "k".into(),
             Role::V => "v".into(),

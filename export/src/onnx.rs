@@ -3,6 +3,9 @@
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, dead_code, rustdoc::all)]
 #[rustfmt::skip]
 mod generated;
+mod initializers;
+
+pub use initializers::{Initializer, NotOnnx, initializers};
 
 use generated::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,

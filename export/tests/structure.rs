@@ -35,11 +35,17 @@ fn model(bundle: &Bundle) -> Model {
 fn formal(function: &MemoryFunction, role: Role, side: &str) -> String {
     let tensor = |i: usize| function.tensors()[i].name.clone();
     match role {
+        Role::H => "h".into(),
+        Role::NormWeight => "norm.weight".into(),
+        Role::NormBias => "norm.bias".into(),
+        Role::ProjectionWeight => "projections.T".into(),
+        Role::ProjectionBias => "projections.bias".into(),
+        Role::OutputWeight => "o.T".into(),
         Role::Q => "q".into(),
         Role::K => "k".into(),
         Role::V => "v".into(),
         Role::U => "u".into(),
-        Role::Y => "y".into(),
+        Role::Y => "output".into(),
         Role::State(i) => format!("{side}.{}", tensor(i)),
         Role::Cache(i) => format!("cache.{}", tensor(i)),
         Role::SegmentLength => "segment.length".into(),

@@ -8,7 +8,7 @@ use crate::spec::{Init, Segmentation, SpecError};
 mod check;
 mod function;
 
-pub use function::{Lead, MemoryFunction, MemoryTensor, Role};
+pub use function::{Lead, MemoryFunction, MemoryTensor, Mixer, Role};
 
 /// The schema that this crate writes and reads, the value of `schema`.
 pub const SCHEMA: &str = "mcedge.contract/1";

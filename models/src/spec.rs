@@ -165,6 +165,17 @@ pub enum Norm {
     None,
 }
 
+impl Norm {
+    /// What is added to the variance, or to the mean square, before the root.
+    pub fn epsilon(self) -> f32 {
+        match self {
+            Norm::LayerNorm => 1e-5,
+            Norm::RmsNorm => 1e-6,
+            Norm::None => 0.0,
+        }
+    }
+}
+
 /// A block's MLP: GELU (erf) between two linear layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

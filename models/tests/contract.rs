@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use mcedge_models::contract::{Contract, ContractError};
+use mcedge_models::contract::{Contract, ContractError, Role};
 use serde_json::{Value, json};
 
 /// Of one state tensor and one cache tensor, and no memory function.
@@ -52,4 +52,33 @@ fn each_fault_has_its_own_message() {
     let many = |key: &str| vec![contract()[key][0].clone(); (1 << 14) + 1];
     check("/state", json!(many("state")), "state` is a list of 16385, expected at most 16384 tensors");
     check("/cache", json!(many("cache")), "cache` is a list of 16385, expected at most 16384 tensors");
+}
+
+/// A block is a memory given its operands, or the whole mixer; another form of it is not half understood.
+#[test]
+fn a_block_has_a_mixer_of_the_known_form_or_none() {
+    let mut contract = contract();
+    contract["state"] = json!([{"past": "past.0.m", "present": "present.0.m", "shape": [1, 1, 2, 2], "dtype": "f32",
+                                "reset": "never"}]);
+    contract["cache"] = json!([]);
+    let caching =
+        json!({"aggregation": "none", "segmentation": contract["segmentation"], "init": "continue"});
+    contract["blocks"] = json!([{"block": 0, "function": "f", "num_heads": 1, "head_size": 2, "normalize_qk": false,
+                                 "memory": {"kind": "linear"}, "caching": caching}]);
+    let inputs = |contract: &Value| {
+        let parsed =
+            Contract::parse(&contract.to_string()).map_err(|error| error.source().unwrap().to_string())?;
+        assert_eq!(Contract::parse(&parsed.to_json()).unwrap(), parsed);
+        Ok::<_, String>(parsed.blocks[0].memory.inputs())
+    };
+    assert_eq!(inputs(&contract).unwrap(), [Role::Q, Role::K, Role::V, Role::State(0)]);
+    contract["blocks"][0]["mixer"] = json!({"norm": "rms_norm", "output": true, "residual": false});
+    let whole = [Role::H, Role::NormWeight, Role::ProjectionWeight, Role::OutputWeight, Role::State(0)];
+    assert_eq!(inputs(&contract).unwrap(), whole);
+    contract["blocks"][0]["mixer"]["convolution"] = json!(4);
+    let error = inputs(&contract).unwrap_err();
+    assert!(
+        error.contains("unknown field `convolution`, expected one of `norm`, `output`, `residual`"),
+        "{error}"
+    );
 }

@@ -1,6 +1,6 @@
 //! What a model's streams take of a machine's memory, in bytes.
 
-use mcedge_kernel::Kernel;
+use mcedge_kernel::{Kernel, Mixer};
 use mcedge_models::contract::{BlockFunction, CacheTensor, Contract, Input, StateTensor};
 use mcedge_models::spec::Segmentation;
 
@@ -33,7 +33,7 @@ pub struct Footprint {
     /// gates and losses of its longest run; and for all graphs the state's start, the last that is known to be
     /// good, gates by age, what is noted of each checkpoint, and the losses that surprise looks back on.
     pub buffers: usize,
-    /// What is used for one stream after the other: memory to work in of the policy, and of the kernels, one a block and
+    /// What is used for a few streams after the other: memory to work in of the policy, and of the kernels, one a block and
     /// graph. Where no kernel runs, as on a GPU or over plain bodies, the latter is not there.
     pub shared: usize,
 }
@@ -44,8 +44,7 @@ impl Footprint {
         let contract = model.contract();
         let chunk = model.chunk().filter(|_| catches_up);
         let runs: Vec<usize> = std::iter::once(1).chain(chunk.map(|_| contract.chunk)).collect();
-        let kernel = |block: &BlockFunction| Kernel::new(&block.memory, contract.capacity).scratch_bytes();
-        let kernels: usize = contract.blocks.iter().map(kernel).sum();
+        let kernels = |tokens: usize| kernel_bytes(contract, tokens);
         let of_graphs: usize = runs.iter().map(|&tokens| run_bytes(contract, tokens)).sum();
         Self {
             streams: contract.batch,
@@ -53,7 +52,7 @@ impl Footprint {
             cache: cache_bytes(contract),
             weights: model.step().len() + chunk.map_or(0, <[u8]>::len),
             buffers: of_graphs + engine_bytes(contract),
-            shared: kernels * runs.len() + policy_bytes(contract),
+            shared: runs.iter().copied().map(kernels).sum::<usize>() + policy_bytes(contract),
         }
     }
 
@@ -109,6 +108,15 @@ fn engine_bytes(contract: &Contract) -> usize {
                 + slots(contract) * Slots::BYTES_A_SLOT
                 + lengths
                 + Clock::bytes(contract))
+}
+
+/// What the kernels of a graph work in, when it has run as many as `tokens` tokens.
+fn kernel_bytes(contract: &Contract, tokens: usize) -> usize {
+    let of_block = |BlockFunction { memory, .. }: &BlockFunction| {
+        let mixer = Mixer::new(memory).map_or(0, |mixer| mixer.scratch_bytes(contract.batch, tokens));
+        Kernel::new(memory, contract.capacity).scratch_bytes().saturating_add(mixer)
+    };
+    contract.blocks.iter().map(of_block).fold(0, usize::saturating_add)
 }
 
 fn policy_bytes(contract: &Contract) -> usize {

@@ -100,7 +100,7 @@ impl Model {
     }
 
     /// SHA-256 of the bundle's files: which model it is.
-    pub(crate) fn digest(&self) -> [u8; 32] {
+    pub fn digest(&self) -> [u8; 32] {
         self.digest
     }
 }

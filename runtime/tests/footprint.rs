@@ -10,7 +10,7 @@ mod plain;
 use std::collections::BTreeMap;
 
 use counting::{ALLOCATIONS, LIVE_BYTES};
-use mcedge_kernel::Kernel;
+use mcedge_kernel::{Kernel, Mixer};
 use mcedge_models::Weights;
 use mcedge_models::contract::{BlockFunction, Contract, Dtype};
 use mcedge_models::spec::Spec;
@@ -139,8 +139,13 @@ fn an_engine_holds_what_its_footprint_says() {
                 let Footprint { state, cache, buffers, shared, .. } = Footprint::new(&model, chunks);
                 // This backend has no kernels.
                 let blocks = &model.contract().blocks;
-                let kernel = |block: &BlockFunction| Kernel::new(&block.memory, capacity).scratch_bytes();
-                let kernels = blocks.iter().map(kernel).sum::<usize>() * if chunks { 2 } else { 1 };
+                let kernel = |block: &BlockFunction, tokens| {
+                    let mixer = Mixer::new(&block.memory).unwrap().scratch_bytes(batch, tokens);
+                    Kernel::new(&block.memory, capacity).scratch_bytes() + mixer
+                };
+                let runs: &[usize] = if chunks { &[1, 20] } else { &[1] };
+                let of_run = |&tokens| blocks.iter().map(|block| kernel(block, tokens)).sum::<usize>();
+                let kernels = runs.iter().map(of_run).sum::<usize>();
                 let said = state + cache + buffers + shared - kernels;
                 // Besides there are names, lists and the contract: less than any copy of a state.
                 let besides = held(&model, chunks) as i64 - said as i64;
@@ -177,6 +182,8 @@ fn the_parts_of_a_footprint_are_those_that_a_person_counts() {
     let steps = Footprint::new(&model, false);
     // The policy's: three rows of 64 x 64, one of them in f64, and a score for each of 41. The rest are kernels.
     let policy = 64 * 64 * 16 + 41 * 8;
-    assert_eq!(2 * (steps.shared - policy), footprint.shared - policy);
+    // Two rows of 128 and one of four projections, of three streams; in a chunk of 20, of 20 tokens of each.
+    let mixer = |rows| rows * (128 + 4 * 128) * 4;
+    assert_eq!(2 * (steps.shared - policy - mixer(3)), footprint.shared - policy - mixer(3) - mixer(60));
     assert_eq!(steps.weights, model.step().len());
 }

@@ -79,7 +79,7 @@ pub struct ModelFacts {
     pub segment: Option<u64>,
     /// Elements of all weights.
     pub parameters: u64,
-    /// SHA-256 of the step graph of the first run, hexadecimal.
+    /// SHA-256 of the first run's bundle, hexadecimal.
     pub digest: String,
 }
 
@@ -110,9 +110,9 @@ pub struct Run {
     pub load_ms: f64,
     /// The first run of the graph.
     pub first_us: f64,
-    /// Runs of the graph inside a segment: one step or one chunk of every stream.
+    /// Runs of the graph inside a segment: one step or one chunk of every stream. Where each run ends a segment, all of them.
     pub ordinary: Latency,
-    /// Those that end a segment; absent when none did.
+    /// Those that end a segment, and leave a checkpoint; absent when none did, or all.
     pub segment_end: Option<Latency>,
     /// Medians of the ordinary runs, round by round: what the noise is told by.
     pub rounds_us: Vec<f64>,
@@ -122,7 +122,8 @@ pub struct Run {
     pub resident_bytes: Option<u64>,
     /// What an ordinary run has to read and write at least.
     pub touched: Touched,
-    /// What this core reads of a buffer of that many bytes, over and over, bytes a second, in the same process.
+    /// What this core reads of a buffer of that many bytes, over and over, bytes a second: the median of one measurement a round,
+    /// each of the fastest of several ways to read.
     pub bandwidth_bytes_per_second: f64,
     /// A paced run.
     pub paced: Option<Paced>,
@@ -137,7 +138,7 @@ pub struct Run {
 pub struct Check {
     /// `golden run`, `tract`: what they were held against.
     pub against: Vec<String>,
-    /// Tokens that were compared.
+    /// Tokens that were compared, of all streams.
     pub tokens: u64,
     /// The largest |found − expected| / max(1, |expected|).
     pub error: f64,

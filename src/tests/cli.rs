@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
 
+mod bench;
 mod budget;
 mod link;
 mod models;
@@ -129,17 +130,29 @@ fn a_recording_gives_the_same_predictions_on_every_backend() {
     };
     let tract = predictions(&["--backend", "tract"]);
     assert_eq!(tract.len() % 10, 0);
-    if !has_onnx_runtime() {
-        return;
+    let mut others = vec![vec!["--backend", "tract", "--plain"]];
+    if has_onnx_runtime() {
+        others.extend([vec!["--backend", "ort"], vec!["--backend", "ort", "--plain"]]);
     }
-    for flags in [&["--backend", "ort"][..], &["--backend", "ort", "--plain"]] {
-        let ort = predictions(flags);
-        assert_eq!(ort.len(), tract.len());
+    for flags in others {
+        let other = predictions(&flags);
+        assert_eq!(other.len(), tract.len());
         let far = |(a, b): &(&f32, &f32)| (*a - *b).abs() > 1e-3 * b.abs().max(1.0);
         // `ssc` chooses checkpoints: where two scores are equal but for rounding, backends may choose differently.
-        let differing = tract.iter().zip(&ort).filter(far).count();
+        let differing = tract.iter().zip(&other).filter(far).count();
         assert!(differing <= tract.len() / 1000, "{differing} of {} differ", tract.len());
     }
+}
+
+/// A deep memory's chunk is a `Scan`, with a plain body.
+#[test]
+fn what_tract_cannot_run_plain_is_told_with_the_way_around_it() {
+    let pump = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pump-titans-grm");
+    let rows = file("pump-plain.csv", "0\n".repeat(3));
+    let plain = ["run", pump, "--backend", "tract", "--plain", "--input", &rows];
+    check_fails(&plain, 1, "--no-chunks leaves out");
+    let verified = succeeds(&["verify", pump, "--backend", "tract", "--plain"]);
+    assert!(verified.contains("chunk  not run: ") && verified.matches(": ok").count() == 1, "{verified}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn backends() -> &'static str {
 fn whatever_an_export_chooses_is_verified_step_and_chunk() {
     let check = |model: &str, flags: &[&str], lines: usize| {
         let printed = succeeds(&[&["verify", model, "--backend", backends()], flags].concat());
-        let runs = if backends() == "all" { 3 } else { 1 };
+        let runs = if backends() == "all" { 4 } else { 1 };
         assert_eq!(printed.matches(": ok").count(), lines * runs, "{flags:?}: {printed}");
         let count = |word: &str| printed.matches(&format!(" {word} ")).count();
         assert_eq!((count("step"), count("chunk")), (runs, (lines - 1) * runs), "{printed}");

@@ -286,7 +286,6 @@ fn what_cannot_be_swept_is_told() {
     fails(&["--evict", "youngest"], 2, "logarithmic, or all");
     fails(&["--batch", "2"], 2, "one stream");
     fails(&["--stream-column", "cpu_user"], 2, "one stream");
-    fails(&["--plain", "--backend", "tract"], 2, "--plain");
     check_fails(&["sweep", TELEMETRY, "--input", "nowhere.jsonl"], 1, "nowhere.jsonl");
     check_fails(&["sweep", "nowhere", "--input", &input], 1, "nowhere");
 

@@ -251,6 +251,21 @@ impl Graph {
         (parts.swap_remove(0), second)
     }
 
+    /// The last axis in parts of these names and sizes, whose names must be new.
+    pub fn split_each(&mut self, a: &Value, parts: &[(String, usize)]) -> Vec<Value> {
+        let last = a.shape().len() - 1;
+        let ty = |size: usize| {
+            let mut ty = a.ty.clone();
+            ty.shape[last] = size;
+            ty
+        };
+        let sizes: Vec<i64> = parts.iter().map(|&(_, size)| size as i64).collect();
+        let sizes = self.ints(&sizes);
+        let types = parts.iter().map(|&(_, size)| ty(size)).collect();
+        let parts = parts.iter().map(|(name, _)| name.clone()).collect();
+        self.push_named("Split", &[a, &sizes], vec![("axis", Attribute::Int(-1))], types, parts)
+    }
+
     /// Softmax over the last axis.
     pub fn softmax(&mut self, a: &Value) -> Value {
         self.push("Softmax", &[a], vec![("axis", Attribute::Int(-1))], a.ty.clone())

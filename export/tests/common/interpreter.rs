@@ -205,9 +205,13 @@ fn evaluate(node: &Node, x: &[Value]) -> Vec<Value> {
             Value::F(concatenate(axis, &[x[0].f().view(), x[1].f().view()]).unwrap())
         }
         "Split" => {
-            let head = x[1].i()[0] as isize;
-            let part = |slice| Value::F(x[0].f().slice_axis(last(&x[0]), slice).to_owned());
-            return vec![part(Slice::from(..head)), part(Slice::from(head..))];
+            let mut start = 0;
+            let part = |&size: &i64| {
+                let slice = Slice::from(start..start + size as isize);
+                start += size as isize;
+                Value::F(x[0].f().slice_axis(last(&x[0]), slice).to_owned())
+            };
+            return x[1].i().iter().map(part).collect();
         }
         "Softmax" => {
             let mut y = x[0].f().clone();

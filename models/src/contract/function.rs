@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Dtype;
-use crate::spec::{Aggregation, Caching, Context, Deep, Memory, Query, Segmentation};
+use crate::spec::{Aggregation, Caching, Context, Deep, Memory, Norm, Query, Segmentation};
 
 /// What a memory function computes: one block's write and read, for d_model = `num_heads` · `head_size`.
 ///
@@ -26,6 +26,24 @@ pub struct MemoryFunction {
     /// Whether it says who was read: [`Role::Gates`].
     #[serde(default)]
     pub gates: bool,
+    /// What it computes of the block around the memory: all of the mixer, or, without, nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixer: Option<Mixer>,
+}
+
+/// What stands around the memory of a function that computes a block's whole mixer: from the block's input h,
+/// y = h + W_o m(W norm(h) + b), where m is the memory, asked with all of its projections at once.
+///
+/// A function without one is given what the memory itself takes: [`MemoryFunction::operands`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mixer {
+    /// Of h, before the projections.
+    pub norm: Norm,
+    /// Whether there is a W_o: [`Role::OutputWeight`].
+    pub output: bool,
+    /// Whether h is added.
+    pub residual: bool,
 }
 
 /// One state tensor of a memory.
@@ -55,6 +73,18 @@ pub enum Lead {
 /// What one input or output of a memory function is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// `[B, T, D]` f32: the block's input h, before its norm. This and the next five are a [`Mixer`]'s.
+    H,
+    /// `[D]` f32: the norm's weight.
+    NormWeight,
+    /// `[D]` f32: a layer norm's bias.
+    NormBias,
+    /// `[D, C]` f32: W transposed, for a row on its left, the columns of each of [`MemoryFunction::projected`] in turn.
+    ProjectionWeight,
+    /// `[C]` f32: b, where one of them has a bias, 0 for the others.
+    ProjectionBias,
+    /// `[D, D]` f32: W_o transposed.
+    OutputWeight,
     /// `[B, T, D]` f32: q before `normalize_qk`.
     Q,
     /// `[B, T, D]` f32: k before `normalize_qk`.
@@ -168,6 +198,36 @@ impl MemoryFunction {
 
     /// The inputs, in order. The first has a row a token.
     pub fn inputs(&self) -> Vec<Role> {
+        let operands = self.operands();
+        let Some(mixer) = self.mixer else { return operands };
+        let projected = self.projected();
+        let is_projected = |role: &Role| projected.iter().any(|(own, _)| own == role);
+        let mut roles = vec![Role::H];
+        roles.extend((mixer.norm != Norm::None).then_some(Role::NormWeight));
+        roles.extend((mixer.norm == Norm::LayerNorm).then_some(Role::NormBias));
+        roles.push(Role::ProjectionWeight);
+        roles.extend(projected.iter().any(|(role, _)| role.has_bias()).then_some(Role::ProjectionBias));
+        roles.extend(mixer.output.then_some(Role::OutputWeight));
+        roles.extend(operands.into_iter().filter(|role| !is_projected(role)));
+        roles
+    }
+
+    /// What a [`Mixer`] projects h to, with its columns: the operands that have a row a token, in their order.
+    pub fn projected(&self) -> Vec<(Role, usize)> {
+        let columns = |role| match self.shape(role, 0) {
+            (Lead::Token, columns) => Some((role, columns.iter().product())),
+            _ => None,
+        };
+        self.operands().into_iter().filter_map(columns).collect()
+    }
+
+    /// C, the columns of all that is [projected](MemoryFunction::projected).
+    fn projections(&self) -> usize {
+        self.projected().iter().map(|(_, columns)| columns).sum()
+    }
+
+    /// What the memory itself takes, in order: all inputs of a function without a [`Mixer`]. The first has a row a token.
+    pub fn operands(&self) -> Vec<Role> {
         let tensors = self.tensors();
         let (gated, sigmoid) =
             (self.caching.aggregation.is_gated(), self.caching.aggregation == Aggregation::Sigmoid);
@@ -213,7 +273,11 @@ impl MemoryFunction {
         let gates = self.memory.cell_gates().unwrap_or_default();
         let tensor = |index: usize| self.tensors().swap_remove(index).shape;
         match role {
-            Role::Q | Role::K | Role::V | Role::U | Role::Y => (Lead::Token, vec![d]),
+            Role::H | Role::Q | Role::K | Role::V | Role::U | Role::Y => (Lead::Token, vec![d]),
+            Role::NormWeight | Role::NormBias => (Lead::Whole, vec![d]),
+            Role::ProjectionWeight => (Lead::Whole, vec![d, self.projections()]),
+            Role::ProjectionBias => (Lead::Whole, vec![self.projections()]),
+            Role::OutputWeight => (Lead::Whole, vec![d, d]),
             Role::X => (Lead::Token, vec![gates * d]),
             Role::Coefficient(_) | Role::Loss => (Lead::Token, vec![heads]),
             Role::Gates => (Lead::Token, vec![heads, capacity + 1]),
@@ -226,6 +290,13 @@ impl MemoryFunction {
             Role::Steps(_) => (Lead::Stream, vec![heads, capacity]),
             Role::SegmentLength | Role::CacheLength => (Lead::Stream, vec![]),
         }
+    }
+}
+
+impl Role {
+    /// Whether a [`Mixer`]'s projection to it has a bias.
+    fn has_bias(self) -> bool {
+        matches!(self, Role::X | Role::Coefficient(_))
     }
 }
 

@@ -16,11 +16,13 @@ mod ahead;
 mod attention;
 mod cell;
 mod checkpoints;
+mod chunk;
 mod math;
 mod matvec;
 mod ops;
 mod parameters;
 mod plan;
+mod project;
 mod read;
 mod simd;
 mod write;
@@ -29,6 +31,8 @@ use std::fmt;
 
 use half::f16;
 use mcedge_models::contract::MemoryFunction;
+
+pub use project::{Mixer, MixerWeights, Product, layer_norm};
 
 use plan::{Kind, Plan, Scratch};
 use simd::{Simd, Task};
@@ -119,10 +123,26 @@ impl<'a> Cells<'a> {
     /// Elements `index * len..` of which there are `len`: all that memory `index` has of this tensor.
     #[inline(always)]
     fn block(self, index: usize, len: usize) -> Cells<'a> {
+        self.blocks(index, 1, len)
+    }
+
+    /// The [blocks](Cells::block) of `count` memories, from `index` on.
+    #[inline(always)]
+    fn blocks(self, index: usize, count: usize, len: usize) -> Cells<'a> {
+        let part = index * len..(index + count) * len;
         match self {
-            Cells::F32(cells) => Cells::F32(&cells[index * len..][..len]),
-            Cells::F16(cells) => Cells::F16(&cells[index * len..][..len]),
-            Cells::I8(cells, steps) => Cells::I8(&cells[index * len..][..len], &steps[index..=index]),
+            Cells::F32(cells) => Cells::F32(&cells[part]),
+            Cells::F16(cells) => Cells::F16(&cells[part]),
+            Cells::I8(cells, steps) => Cells::I8(&cells[part], &steps[index..index + count]),
+        }
+    }
+
+    /// `count` rows of `cols` elements, from row `start` on, of a matrix of one memory or with a memory a row.
+    #[inline(always)]
+    fn rows(self, start: usize, count: usize, cols: usize) -> Cells<'a> {
+        match self {
+            Cells::I8(cells, steps @ [_]) => Cells::I8(&cells[start * cols..][..count * cols], steps),
+            cells => cells.blocks(start, count, cols),
         }
     }
 }
@@ -243,7 +263,10 @@ impl Task for RunTask<'_, '_, '_> {
                     continue;
                 }
             }
-            read::read(simd, plan, scratch, &mut run, head, token);
+            match chunk::block_of(plan, &run, token, tokens) {
+                Some(count) => chunk::read(simd, plan, scratch, &mut run, head, token, count),
+                None => read::read(simd, plan, scratch, &mut run, head, token),
+            }
         }
     }
 }

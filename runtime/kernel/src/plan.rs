@@ -7,6 +7,7 @@ use mcedge_models::spec::{
     Aggregation, Coefficient, Context, Deep, FeatureMap, Memory, Objective, Query, Sign,
 };
 
+use super::chunk::Block;
 use super::matvec::{self, RowSum};
 use super::ops::Step;
 use super::simd::{Simd, WIDE};
@@ -236,6 +237,14 @@ impl Plan {
         if self.cached { run.cache_length } else { 0 }
     }
 
+    /// Whether many tokens may read the checkpoints at once: all of them, by layers, as they are.
+    #[inline(always)]
+    pub(super) fn reads_blocks(&self) -> bool {
+        let is_layers = matches!(self.kind, Kind::Layers);
+        let reads_all = !matches!(self.weights, Weights::Gates(scoring) if scoring.top_k < self.capacity);
+        is_layers && self.cached && !self.soup && reads_all
+    }
+
     /// A token's coefficient for a head.
     #[inline(always)]
     pub(super) fn coefficient(&self, run: &Run<'_, '_>, index: usize, head: usize, token: usize) -> f32 {
@@ -320,7 +329,7 @@ type Lengths = Vec<(Role, usize)>;
 /// The inputs and outputs with a row a token, with their columns, and those that all streams share, with their elements.
 fn row_lengths(function: &MemoryFunction, capacity: usize) -> (Lengths, Lengths) {
     let (mut rows, mut shared) = (Vec::new(), Vec::new());
-    for role in function.inputs().into_iter().chain(function.outputs()) {
+    for role in function.operands().into_iter().chain(function.outputs()) {
         let (lead, tail) = function.shape(role, capacity);
         let elements = tail.iter().product();
         match lead {
@@ -348,7 +357,7 @@ fn row_tensor<'r>(run: &'r Run<'_, '_>, role: Role) -> &'r [f32] {
         Role::Y => run.y,
         Role::Gates => run.gates,
         Role::Loss => run.loss,
-        Role::State(_) | Role::Cache(_) | Role::Steps(_) | Role::SegmentLength | Role::CacheLength => &[],
+        _ => &[],
     }
 }
 
@@ -446,6 +455,8 @@ pub(super) struct Scratch {
     pub(super) gate: Box<[f32]>,
     /// A checkpoint's gate and h, `[dh]` each; empty but for `sigmoid`.
     pub(super) checkpoint: [Box<[f32]>; 2],
+    /// Of the reads of many tokens at once.
+    pub(super) block: Block,
 }
 
 impl Scratch {
@@ -485,6 +496,7 @@ impl Scratch {
             gate_parts: sigmoid(2 * d_model),
             gate: sigmoid(d_model),
             checkpoint: [sigmoid(plan.head_size), sigmoid(plan.head_size)],
+            block: Block::new(plan),
         }
     }
 
@@ -507,10 +519,11 @@ impl Scratch {
             gate_parts,
             gate,
             checkpoint,
+            block,
         } = self;
         let vectors = [q, k, error, error_back, weighted, weights, gates, gate_parts, gate];
         let lists = inputs.iter().chain(slopes).chain(soup).chain(checkpoint);
         let numbers: usize = vectors.into_iter().chain(lists).map(|vector| size_of_val(&vector[..])).sum();
-        numbers + size_of_val(&sums[..]) + size_of_val(&slots[..])
+        numbers + size_of_val(&sums[..]) + size_of_val(&slots[..]) + block.bytes()
     }
 }

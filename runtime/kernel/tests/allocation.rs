@@ -35,6 +35,7 @@ fn function(memory: Memory, aggregation: Aggregation, cache_dtype: Dtype) -> Mem
         caching,
         cache_dtype,
         gates: true,
+        mixer: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! One call of a memory function: a graph's tensors on one side, the kernel's slices on the other. Both backends
 //! come through here, so that there is one kernel and one reading of the seam.
 
-use mcedge_kernel::{self as kernel, Kernel, Run};
+use mcedge_kernel::{self as kernel, Kernel, Mixer, MixerWeights, Run};
 use mcedge_models::contract::{Lead, MemoryFunction, Role};
 use smallvec::SmallVec;
 
@@ -9,17 +9,25 @@ use super::Cells;
 
 /// Room for the tensors of most functions without a heap allocation.
 pub(crate) type Short<T> = SmallVec<[T; 24]>;
+/// Room for the sizes of any tensor.
+pub(crate) type Shape<D> = SmallVec<[D; 6]>;
 
 /// A memory function with the kernel in its place.
 pub(crate) struct Call {
     function: MemoryFunction,
+    seam: Seam,
+    kernel: Kernel,
+    mixer: Option<Mixer>,
+}
+
+/// What a graph hands over and takes back.
+struct Seam {
     inputs: Vec<Input>,
-    outputs: Vec<Role>,
-    /// Whether each of the function's tensors is carried.
-    tensors: Vec<bool>,
+    outputs: Vec<Output>,
+    /// How many tensors the function has.
+    tensors: usize,
     /// Slots of the cache.
     capacity: usize,
-    kernel: Kernel,
 }
 
 /// One input of the function.
@@ -28,6 +36,25 @@ struct Input {
     lead: Lead,
     /// Its elements: a token's, a stream's, or all.
     elements: usize,
+}
+
+/// One output of the function, whose shape ends in `tail`.
+pub(crate) struct Output {
+    role: Role,
+    lead: Lead,
+    tail: Vec<usize>,
+}
+
+impl Output {
+    /// Its shape, of which the function's `first` input, `[B, T, …]`, knows the first two sizes.
+    pub(crate) fn shape<D: Copy>(&self, first: &[D], of: impl Fn(usize) -> D) -> Shape<D> {
+        let lead = match self.lead {
+            Lead::Token => &first[..2],
+            Lead::Stream => &first[..1],
+            Lead::Whole => &[],
+        };
+        lead.iter().copied().chain(self.tail.iter().map(|&size| of(size))).collect()
+    }
 }
 
 /// Streams and tokens of a call.
@@ -82,19 +109,33 @@ impl Call {
             let (lead, tail) = function.shape(role, capacity);
             Input { role, lead, elements: tail.iter().product() }
         };
-        Self {
+        let output = |role: Role| {
+            let (lead, tail) = function.shape(role, capacity);
+            Output { role, lead, tail }
+        };
+        let seam = Seam {
             inputs: function.inputs().into_iter().map(input).collect(),
-            outputs: function.outputs(),
-            tensors: function.tensors().iter().map(|tensor| tensor.carried).collect(),
-            function: function.clone(),
+            outputs: function.outputs().into_iter().map(output).collect(),
+            tensors: function.tensors().len(),
             capacity,
-            kernel: Kernel::new(function, capacity),
-        }
+        };
+        let (kernel, mixer) = (Kernel::new(function, capacity), Mixer::new(function));
+        Self { function: function.clone(), seam, kernel, mixer }
     }
 
     /// Inputs of the function.
     pub(crate) fn arity(&self) -> usize {
-        self.inputs.len()
+        self.seam.inputs.len()
+    }
+
+    /// The outputs of the function, in order.
+    pub(crate) fn outputs(&self) -> &[Output] {
+        &self.seam.outputs
+    }
+
+    /// The function that it computes, and its cache's slots.
+    pub(crate) fn function(&self) -> (&MemoryFunction, usize) {
+        (&self.function, self.seam.capacity)
     }
 
     /// Runs every stream of a batch: `inputs` and `outputs` are whole tensors in the function's order, `[B, …]`, the outputs
@@ -105,35 +146,98 @@ impl Call {
         inputs: &[Cells<'_>],
         outputs: &mut [&mut [f32]],
     ) -> Result<(), CallError> {
-        for (index, (input, cells)) in self.inputs.iter().zip(inputs).enumerate() {
+        let Self { seam, kernel, mixer, .. } = self;
+        for (index, (input, cells)) in seam.inputs.iter().zip(inputs).enumerate() {
             let expected = rows.elements(input.lead, input.elements);
             if cells.len() != expected {
                 return Err(CallError::Size { index, found: cells.len(), expected });
             }
         }
-        (0..rows.batch).try_for_each(|stream| self.run_stream(stream, rows.batch, inputs, outputs))
+        if let Some(mixer) = mixer {
+            return seam.run_mixed(kernel, mixer, rows, inputs, outputs);
+        }
+        (0..rows.batch).try_for_each(|stream| {
+            let view = seam.view(stream, rows.batch, inputs)?;
+            seam.run(kernel, view, None, stream, rows.batch, outputs);
+            Ok(())
+        })
     }
+}
 
-    fn run_stream(
-        &mut self,
-        stream: usize,
-        batch: usize,
+impl Seam {
+    /// All streams, a few at a time, so that they share each reading of the mixer's weights.
+    fn run_mixed(
+        &self,
+        kernel: &mut Kernel,
+        mixer: &mut Mixer,
+        Rows { batch, tokens }: Rows,
         inputs: &[Cells<'_>],
         outputs: &mut [&mut [f32]],
     ) -> Result<(), CallError> {
-        let view = self.view(stream, batch, inputs)?;
-        let (mut y, mut gates, mut loss): (&mut [f32], &mut [f32], &mut [f32]) = Default::default();
+        let (h, weights) = self.weights(inputs)?;
+        let step = Mixer::streams_at_once(tokens);
+        let d_model = h.len() / (batch * tokens);
+        for first in (0..batch).step_by(step) {
+            let streams = first..batch.min(first + step);
+            let part = streams.start * tokens * d_model..streams.end * tokens * d_model;
+            mixer.project(&h[part.clone()], &weights);
+            for (index, stream) in streams.enumerate() {
+                let mut view = self.view(stream, batch, inputs)?;
+                let (operands, y) = mixer.stream(index, tokens);
+                for (role, cells) in operands {
+                    view.take(role, Cells::F32(cells))
+                        .map_err(|expected| CallError::Type { index: 0, expected })?;
+                }
+                self.run(kernel, view, Some(y), stream, batch, outputs);
+            }
+            mixer.mix(&h[part.clone()], &weights, &mut outputs[0][part]);
+        }
+        Ok(())
+    }
+
+    /// What a mixer is given: the block's input and the weights.
+    fn weights<'a>(&self, inputs: &[Cells<'a>]) -> Result<(&'a [f32], MixerWeights<'a>), CallError> {
+        let (mut h, mut weights): (&[f32], _) = (&[], MixerWeights::default());
+        for (index, (input, cells)) in self.inputs.iter().zip(inputs).enumerate() {
+            let given = match input.role {
+                Role::H => &mut h,
+                Role::NormWeight => &mut weights.norm,
+                Role::NormBias => &mut weights.norm_bias,
+                Role::ProjectionWeight => &mut weights.projections,
+                Role::ProjectionBias => &mut weights.projection_bias,
+                Role::OutputWeight => &mut weights.output,
+                _ => continue,
+            };
+            let Cells::F32(cells) = *cells else {
+                return Err(CallError::Type { index, expected: "tensor of f32" });
+            };
+            *given = cells;
+        }
+        Ok((h, weights))
+    }
+
+    /// One stream, which answers into `y`, or, without, into the first output.
+    fn run<'a>(
+        &self,
+        kernel: &mut Kernel,
+        view: Stream<'a>,
+        y: Option<&mut [f32]>,
+        stream: usize,
+        batch: usize,
+        outputs: &mut [&mut [f32]],
+    ) {
+        let (mut own, mut gates, mut loss): (&mut [f32], &mut [f32], &mut [f32]) = Default::default();
         let mut present: Short<&mut [f32]> = Short::new();
-        for (role, output) in self.outputs.iter().zip(outputs) {
-            let output = row_mut(output, stream, batch);
-            match role {
-                Role::Gates => gates = output,
-                Role::Loss => loss = output,
-                Role::State(_) => present.push(output),
-                _ => y = output,
+        for (output, cells) in self.outputs.iter().zip(outputs) {
+            let cells = row_mut(cells, stream, batch);
+            match output.role {
+                Role::Gates => gates = cells,
+                Role::Loss => loss = cells,
+                Role::State(_) => present.push(cells),
+                _ => own = cells,
             }
         }
-        self.kernel.run(Run {
+        kernel.run(Run {
             q: view.q,
             k: view.k,
             v: view.v,
@@ -149,16 +253,15 @@ impl Call {
             segment_length: view.segment_length,
             cache: &view.cache,
             cache_length: view.cache_length,
-            y,
+            y: y.unwrap_or(own),
             gates,
             loss,
         });
-        Ok(())
     }
 
     /// One stream's part of the inputs, whose sizes are right.
     fn view<'a>(&self, stream: usize, batch: usize, inputs: &[Cells<'a>]) -> Result<Stream<'a>, CallError> {
-        let mut view = Stream { past: self.tensors.iter().map(|_| &[][..]).collect(), ..Stream::default() };
+        let mut view = Stream { past: Short::from_elem(&[][..], self.tensors), ..Stream::default() };
         for (index, (input, cells)) in self.inputs.iter().zip(inputs).enumerate() {
             let cells = if input.lead == Lead::Whole { *cells } else { row(*cells, stream, batch) };
             view.take(input.role, cells).map_err(|expected| CallError::Type { index, expected })?;
@@ -167,11 +270,6 @@ impl Call {
             return Err(CallError::Length { found: view.cache_length, capacity: self.capacity });
         }
         Ok(view)
-    }
-
-    /// The function that it computes.
-    pub(crate) fn function(&self) -> &MemoryFunction {
-        &self.function
     }
 }
 
@@ -197,6 +295,16 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     fn take(&mut self, role: Role, cells: Cells<'a>) -> Result<(), &'static str> {
         match (role, cells) {
+            // Of all streams at once, before this one.
+            (
+                Role::H
+                | Role::NormWeight
+                | Role::NormBias
+                | Role::ProjectionWeight
+                | Role::ProjectionBias
+                | Role::OutputWeight,
+                _,
+            ) => {}
             (Role::Q, Cells::F32(cells)) => self.q = cells,
             (Role::K, Cells::F32(cells)) => self.k = cells,
             (Role::V, Cells::F32(cells)) => self.v = cells,
@@ -276,6 +384,7 @@ mod tests {
             },
             cache_dtype: Dtype::F32,
             gates: false,
+            mixer: None,
         };
         Call::new(&function, 5)
     }

@@ -1,10 +1,11 @@
 //! ONNX Runtime: any CPU through the fused kernel, CUDA and TensorRT through the graph's plain bodies.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use half::f16;
-use mcedge_models::contract::{Contract, DOMAIN, Dtype, Lead, MemoryFunction, Role};
+use mcedge_models::contract::{Contract, DOMAIN, Dtype, MemoryFunction, Role};
 use ort::ep;
 use ort::logging::LogLevel;
 use ort::operator::{
@@ -13,7 +14,7 @@ use ort::operator::{
 use ort::session::{Session, SessionInputValue, builder::SessionBuilder};
 use ort::value::{DynTensor, DynValue, TensorElementType, ValueRef, ValueRefMut};
 
-use super::call::{Call, Short, rows_of};
+use super::call::{Call, Shape, Short, rows_of};
 use super::ort_library::OnnxRuntime;
 use super::{Backend, Buffer, Cells, CellsMut, Element};
 use crate::{Error, Model};
@@ -52,6 +53,8 @@ pub struct OrtOptions {
     pub allow_fallback: bool,
     /// Whether memory functions run as their bodies of standard ops, as they do on a GPU, in place of the kernel.
     pub plain: bool,
+    /// Threads that share an operation; one when absent. The kernels run on one whatever it is.
+    pub threads: Option<NonZeroUsize>,
 }
 
 /// A graph in ONNX Runtime.
@@ -88,10 +91,11 @@ impl Ort {
         let runtime = OnnxRuntime::load(options.library.as_deref())?;
         let device_error =
             |error: ort::Error| Error::Device { device: options.device.name(), message: error.to_string() };
-        let on_cpu = || load(model, bytes, runtime, Device::Cpu, options.plain).map_err(failed);
+        let threads = options.threads.map_or(1, NonZeroUsize::get);
+        let on_cpu = || load(model, bytes, runtime, Device::Cpu, options.plain, threads).map_err(failed);
         let (session, device, fallback) = match options.device {
             Device::Cpu => (on_cpu()?, Device::Cpu, None),
-            device => match load(model, bytes, runtime, device, true) {
+            device => match load(model, bytes, runtime, device, true, threads) {
                 Ok(session) => (session, device, None),
                 Err(error) if options.allow_fallback => (on_cpu()?, Device::Cpu, Some(error.to_string())),
                 Err(error) => return Err(device_error(error)),
@@ -123,10 +127,11 @@ fn load(
     runtime: &OnnxRuntime,
     device: Device,
     plain: bool,
+    threads: usize,
 ) -> ort::Result<Session> {
     let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut builder = Session::builder(runtime.environment())?
-        .with_intra_threads(1)?
+        .with_intra_threads(threads)?
         .with_inter_threads(1)?
         .with_log_level(LogLevel::Error)?;
     builder = match device {
@@ -284,19 +289,13 @@ impl Operator for MemoryOperator {
     }
 
     fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<MemoryKernel> {
-        Ok(MemoryKernel {
-            call: Call::new(&self.function, self.capacity),
-            capacity: self.capacity,
-            outputs: self.function.outputs(),
-        })
+        Ok(MemoryKernel { call: Call::new(&self.function, self.capacity) })
     }
 }
 
 /// The kernel of one node, with its scratch.
 struct MemoryKernel {
     call: Call,
-    capacity: usize,
-    outputs: Vec<Role>,
 }
 
 impl Kernel for MemoryKernel {
@@ -307,19 +306,12 @@ impl Kernel for MemoryKernel {
                 context.input(index)?.ok_or_else(|| ort::Error::new("a memory function lacks an input"))?,
             );
         }
-        let shape: Short<usize> = inputs[0].shape().iter().map(|&size| size as usize).collect();
-        let tokens = rows_of(&shape).map_err(ort::Error::wrap)?;
+        let first: Shape<i64> = inputs[0].shape().iter().copied().collect();
+        let sizes: Shape<usize> = first.iter().map(|&size| size as usize).collect();
+        let tokens = rows_of(&sizes).map_err(ort::Error::wrap)?;
         let mut outputs: Short<ValueRefMut<'_>> = Short::new();
-        for (index, &role) in self.outputs.iter().enumerate() {
-            let (lead, tail) = self.call.function().shape(role, self.capacity);
-            let first = inputs[0].shape();
-            let lead = match lead {
-                Lead::Token => &first[..2],
-                Lead::Stream => &first[..1],
-                Lead::Whole => &[],
-            };
-            let shape: Short<i64> =
-                lead.iter().copied().chain(tail.iter().map(|&size| size as i64)).collect();
+        for (index, output) in self.call.outputs().iter().enumerate() {
+            let shape = output.shape(&first, |size| size as i64);
             let output = context.output(index, shape.as_slice())?;
             outputs.push(output.ok_or_else(|| ort::Error::new("a memory function lacks an output"))?);
         }

@@ -1,4 +1,8 @@
-//! tract: pure Rust, for any CPU. Memory functions are ops of their own, with the fused kernel inside.
+//! tract: pure Rust, for any CPU. Memory functions are ops of their own, with the fused kernel inside; or, to be compared with that,
+//! their bodies of standard operations.
+
+mod around;
+mod inline;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -29,7 +33,7 @@ impl Tract {
     ///
     /// [`Error::Backend`] with what tract said.
     pub fn new(model: &Model) -> Result<Self, Error> {
-        Self::load(model, model.step())
+        Self::load(model, model.step(), false)
     }
 
     /// Loads and optimises a model's chunk graph; none when the model has none.
@@ -38,24 +42,48 @@ impl Tract {
     ///
     /// As [`Tract::new`].
     pub fn chunks(model: &Model) -> Result<Option<Self>, Error> {
-        model.chunk().map(|chunk| Self::load(model, chunk)).transpose()
+        model.chunk().map(|chunk| Self::load(model, chunk, false)).transpose()
     }
 
-    fn load(model: &Model, bytes: &[u8]) -> Result<Self, Error> {
+    /// As [`Tract::new`], with the memory functions' bodies of standard operations in place of the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`] with what tract said, or with the operation of a body that it cannot run.
+    pub fn plain(model: &Model) -> Result<Self, Error> {
+        Self::load(model, model.step(), true)
+    }
+
+    /// As [`Tract::chunks`], with plain bodies.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tract::plain`].
+    pub fn plain_chunks(model: &Model) -> Result<Option<Self>, Error> {
+        model.chunk().map(|chunk| Self::load(model, chunk, true)).transpose()
+    }
+
+    fn load(model: &Model, bytes: &[u8], plain: bool) -> Result<Self, Error> {
         // tract indexes maps of names as it parses, so a graph that names what it does not have panics there.
-        let loaded = catch_unwind(AssertUnwindSafe(|| load(model, bytes)));
+        let loaded = catch_unwind(AssertUnwindSafe(|| load(model, bytes, plain)));
         let loaded =
             loaded.unwrap_or_else(|panic| Err(format_err!("the graph cannot be: {}", payload(&*panic))));
         loaded.map_err(|error| backend_error(&error))
     }
 }
 
-fn load(model: &Model, mut bytes: &[u8]) -> TractResult<Tract> {
+fn load(model: &Model, mut bytes: &[u8], plain: bool) -> TractResult<Tract> {
     let mut framework = onnx();
-    for block in &model.contract().blocks {
-        framework.op_register.0.insert(block.function.clone(), memory_op);
+    let mut proto = framework.proto_model_for_read(&mut bytes)?;
+    if plain {
+        inline::expand(&mut proto)?;
+    } else {
+        around::register(&mut framework);
+        for block in &model.contract().blocks {
+            framework.op_register.0.insert(block.function.clone(), memory_op);
+        }
     }
-    let parsed = framework.model_for_read(&mut bytes)?;
+    let parsed = framework.model_for_proto_model(&proto)?;
     let names = |outlets: &[OutletId]| -> Vec<String> {
         outlets.iter().map(|outlet| parsed.node(outlet.node).name.clone()).collect()
     };
@@ -274,38 +302,35 @@ fn shape<D: Clone + From<usize>>(
 /// The kernel of one node, with its scratch.
 struct MemoryState {
     call: Call,
-    capacity: usize,
-    outputs: Vec<Role>,
 }
 
 impl MemoryState {
     fn new(op: &MemoryOp) -> Self {
-        let call = Call::new(&op.function, op.capacity);
-        Self { call, capacity: op.capacity, outputs: op.function.outputs() }
+        Self { call: Call::new(&op.function, op.capacity) }
     }
 }
 
 // Between runs a kernel holds no more than its configuration, so a clone starts with scratch of its own.
 impl Clone for MemoryState {
     fn clone(&self) -> Self {
-        let op = MemoryOp { function: self.call.function().clone(), capacity: self.capacity };
-        Self::new(&op)
+        let (function, capacity) = self.call.function();
+        Self { call: Call::new(function, capacity) }
     }
 }
 
 impl std::fmt::Debug for MemoryState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MemoryState").field("function", self.call.function()).finish_non_exhaustive()
+        f.debug_struct("MemoryState").field("function", self.call.function().0).finish_non_exhaustive()
     }
 }
 
 impl OpState for MemoryState {
     fn eval(&mut self, _: &EvalContext, _: &dyn Op, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         ensure!(inputs.len() == self.call.arity(), "a memory function takes {} inputs", self.call.arity());
-        rows_of(inputs[0].shape())?;
+        let tokens = rows_of(inputs[0].shape())?;
         let mut outputs: TVec<Tensor> = TVec::new();
-        for &role in &self.outputs {
-            let shape = shape(self.call.function(), role, self.capacity, inputs[0].shape());
+        for output in self.call.outputs() {
+            let shape = output.shape(inputs[0].shape(), |size| size);
             // SAFETY: the kernel writes every element of every output.
             outputs.push(unsafe { Tensor::uninitialized::<f32>(&shape)? });
         }
@@ -315,7 +340,7 @@ impl OpState for MemoryState {
             // SAFETY: the tensor was made as f32 above.
             rows.push(unsafe { output.as_slice_mut_unchecked::<f32>() });
         }
-        self.call.run(rows_of(inputs[0].shape())?, &views, &mut rows)?;
+        self.call.run(tokens, &views, &mut rows)?;
         drop((views, rows));
         Ok(outputs.into_iter().map(IntoTValue::into_tvalue).collect())
     }

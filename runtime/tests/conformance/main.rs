@@ -10,6 +10,7 @@
 
 mod models;
 mod paths;
+mod plain;
 mod policies;
 mod saved;
 mod table;
@@ -39,29 +40,46 @@ fn reference_of(spec: &Spec, weights: &Weights, input: &Samples, capacity: usize
     expected
 }
 
+/// A random model, what `batch` streams of it are given, and what they should make of it.
+struct Case {
+    spec: Spec,
+    model: Model,
+    inputs: Vec<Samples>,
+    expected: Vec<Array2<f64>>,
+}
+
+impl Case {
+    fn new(random: &mut Random, cache_dtype: Dtype, batch: usize) -> Self {
+        let spec = models::spec(random);
+        spec.check().unwrap();
+        let weights = models::weights(random, &spec);
+        let capacity = 1 + random.below(4);
+        let tokens = models::overflowing(&spec, capacity);
+        let inputs: Vec<Samples> = (0..batch).map(|_| models::samples(random, &spec, tokens)).collect();
+        let expected = inputs.iter().map(|input| reference_of(&spec, &weights, input, capacity)).collect();
+        let chunk = 1 + random.below(8);
+        let options = Options { capacity, cache_dtype, chunk, batch, gates: random.coin() };
+        Self { model: export(&spec, &weights, options), spec, inputs, expected }
+    }
+
+    /// The largest error of each stream that is over `tolerance`, of a run that `what` names.
+    fn wrong(&self, found: &[Array2<f32>], tolerance: f64, what: &str) -> Vec<String> {
+        let errors = found.iter().zip(&self.expected).map(|(found, expected)| paths::error(found, expected));
+        let wrong = errors.enumerate().filter(|(_, error)| *error > tolerance);
+        wrong
+            .map(|(stream, error)| format!("{what}, stream {stream}: {error:.1e}, {:?}", self.spec.blocks))
+            .collect()
+    }
+}
+
 /// A random model on every path, in a batch of `batch` streams; what is out of tolerance.
 fn check(seed: u64, cache_dtype: Dtype, batch: usize, tolerance: f64) -> Vec<String> {
     let random = &mut Random::new(seed);
-    let spec = models::spec(random);
-    spec.check().unwrap();
-    let weights = models::weights(random, &spec);
-    let capacity = 1 + random.below(4);
-    let tokens = models::overflowing(&spec, capacity);
-    let inputs: Vec<Samples> = (0..batch).map(|_| models::samples(random, &spec, tokens)).collect();
-    let expected: Vec<_> =
-        inputs.iter().map(|input| reference_of(&spec, &weights, input, capacity)).collect();
-    let chunk = 1 + random.below(8);
-    let model =
-        export(&spec, &weights, Options { capacity, cache_dtype, chunk, batch, gates: random.coin() });
+    let case = Case::new(random, cache_dtype, batch);
     let mut wrong = Vec::new();
     for path in paths::paths() {
-        let found = paths::run(&model, path, &inputs, random);
-        for (stream, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            let error = paths::error(found, expected);
-            if error > tolerance {
-                wrong.push(format!("seed {seed}, {path}, stream {stream}: {error:.1e}, {:?}", spec.blocks));
-            }
-        }
+        let found = paths::run(&case.model, path, &case.inputs, random);
+        wrong.extend(case.wrong(&found, tolerance, &format!("seed {seed}, {path}")));
     }
     wrong
 }

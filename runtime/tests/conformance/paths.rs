@@ -90,7 +90,7 @@ pub fn engine<B: Backend>(keeping: EngineOptions, model: &Model, step: B, chunks
     }
 }
 
-fn drive<B: Backend>(
+pub fn drive<B: Backend>(
     mut engine: Engine<B>,
     chunks: bool,
     inputs: &[Samples],

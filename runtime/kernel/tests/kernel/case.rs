@@ -238,6 +238,21 @@ impl Case {
         outcome
     }
 
+    /// As [`Case::run`], in runs of one token.
+    pub fn run_one_by_one(&self, isa: Isa) -> Outcome<f32> {
+        let mut kernel = Kernel::with_isa(&self.function, self.sizes.capacity, isa);
+        let (y, gates, loss) = (Vec::new(), Vec::new(), Vec::new());
+        let mut parts = Outcome { y, gates, loss, present: self.past.clone() };
+        for token in 0..self.sizes.tokens {
+            let part = self.run_part(&mut kernel, &parts.present, token, 1);
+            parts.y.extend(part.y);
+            parts.gates.extend(part.gates);
+            parts.loss.extend(part.loss);
+            parts.present = part.present;
+        }
+        parts
+    }
+
     /// A head's state before the run.
     pub fn state(&self, head: usize) -> Head {
         let tensors = self.function.tensors();
@@ -333,6 +348,18 @@ impl Case {
                 assert!(dead.iter().all(|gate| gate.to_bits() == 0), "dead slots' gates are {dead:?}");
             }
         }
+    }
+
+    /// Holds what was written to the other's bits, and what was read to its numbers.
+    #[track_caller]
+    pub fn check_equal(&self, name: &str, found: &Outcome<f32>, expected: &Outcome<f32>) {
+        let written = |outcome: &Outcome<f32>| {
+            let (y, gates) = (Vec::new(), Vec::new());
+            Outcome { y, gates, loss: outcome.loss.clone(), present: outcome.present.clone() }.bits()
+        };
+        assert_eq!(written(found), written(expected), "{name}, {:?}", self.function);
+        self.compare(&format!("y, {name}"), &found.y, &wide(&expected.y));
+        self.compare(&format!("gates, {name}"), &found.gates, &wide(&expected.gates));
     }
 
     #[track_caller]

@@ -8,7 +8,7 @@ mod random;
 
 use mcedge_kernel::{Isa, Kernel};
 use mcedge_models::contract::{Dtype, MemoryFunction, Role};
-use mcedge_models::spec::{Aggregation, Deep, FeatureMap, Memory, Objective, Query};
+use mcedge_models::spec::{Aggregation, Coefficient, Deep, FeatureMap, Memory, Objective, Query, Sign};
 
 use case::{Cache, Case, Outcome, Sizes};
 use random::{Random, deep, function, functions};
@@ -59,24 +59,49 @@ fn a_normaliser_below_its_floor_counts_as_the_floor() {
     }
 }
 
+/// To the bit what they write, and what they read in a run that is too short to read checkpoints for many tokens at once.
 #[test]
 fn a_run_over_tokens_equals_runs_of_one() {
     let mut random = Random(3);
-    for function in functions(&mut random) {
-        let sizes = Sizes { tokens: 5, ..Sizes::new(&mut random) };
-        let case = Case::sized(&mut random, function, sizes);
-        for isa in Isa::available() {
-            let mut kernel = Kernel::with_isa(&case.function, sizes.capacity, isa);
-            let (y, gates, loss) = (Vec::new(), Vec::new(), Vec::new());
-            let mut parts = Outcome { y, gates, loss, present: case.past.clone() };
-            for token in 0..sizes.tokens {
-                let part = case.run_part(&mut kernel, &parts.present, token, 1);
-                parts.y.extend(part.y);
-                parts.gates.extend(part.gates);
-                parts.loss.extend(part.loss);
-                parts.present = part.present;
+    for tokens in [3, 5, 37] {
+        for function in functions(&mut random) {
+            let sizes = Sizes { tokens, ..Sizes::new(&mut random) };
+            let case = Case::sized(&mut random, calm(function), sizes);
+            for isa in Isa::available() {
+                let (whole, parts) = (case.run(isa), case.run_one_by_one(isa));
+                if tokens == 3 {
+                    assert_eq!(whole.bits(), parts.bits(), "{isa}, {:?}", case.function);
+                }
+                case.check_equal(&format!("runs of one on {isa}"), &whole, &parts);
             }
-            assert_eq!(case.run(isa).bits(), parts.bits(), "{isa}, {:?}", case.function);
+        }
+    }
+}
+
+/// With steps that a deep memory does not diverge by, however many they are.
+fn calm(mut function: MemoryFunction) -> MemoryFunction {
+    if let Memory::Titans(deep) = &mut function.memory {
+        deep.sign = Some(Sign::Descent);
+    }
+    if let Memory::Dla(deep) | Memory::Titans(deep) = &mut function.memory {
+        (deep.step_size, deep.momentum) = (Coefficient::Constant(0.004), deep.momentum.min(0.5));
+    }
+    function
+}
+
+#[test]
+fn runs_of_many_tokens_follow_the_equations() {
+    let mut random = Random(10);
+    for tokens in (2..=12).chain([15, 16, 17, 31, 32, 33, 36, 48, 63, 64, 65, 70]) {
+        let functions = functions(&mut random);
+        for _ in 0..24 {
+            let head_size = random.pick(&[1, 3, 5, 16, 20, 32]);
+            let mut function = calm(MemoryFunction { head_size, ..random.pick(&functions) });
+            if let Memory::Dla(deep) | Memory::Titans(deep) = &mut function.memory {
+                deep.width = random.pick(&[7, 16, 64]);
+            }
+            let sizes = Sizes { tokens, ..Sizes::new(&mut random) };
+            Case::sized(&mut random, function, sizes).check();
         }
     }
 }

@@ -123,5 +123,6 @@ pub fn function(random: &mut Random, memory: Memory, aggregation: Aggregation) -
         },
         cache_dtype: random.pick(&[Dtype::F32, Dtype::F16, Dtype::I8]),
         gates: random.pick(&[true, false]),
+        mixer: None,
     }
 }

@@ -1,0 +1,184 @@
+//! The ratios that speed is held to, each of two or more runners that race in this process.
+//!
+//! `cargo bench --workspace --bench ratios [-- chunk]`. Runners of a row run the same stream, and their outputs are compared.
+//! Rows that need an ONNX Runtime are left out without one. What others make of the same model is in `peers/`.
+
+mod common;
+#[path = "common/race.rs"]
+mod race;
+
+use common::{Error, LINEAR, Shape, TITANS, config, wanted};
+use mcedge_export::Options;
+use mcedge_models::contract::Dtype;
+use mcedge_runtime::{Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Sample, Tract};
+use race::{Runner, engine, race};
+
+const STEPS: usize = 192;
+/// Segments of a stream that makes no checkpoints.
+const ENDLESS: usize = 1 << 20;
+/// Streams of a batch.
+const STREAMS: usize = 64;
+
+fn main() -> Result<(), Error> {
+    println!("d_model 128, 4 heads, 2 blocks, byte vocabulary; one thread; µs a token of a stream\n");
+    println!("| measure | times | ratio |\n|---|---|---|");
+    for (name, memory) in [("linear", LINEAR), ("titans 64", TITANS)] {
+        for fill in [0, 64, 256] {
+            backends(name, memory, fill)?;
+        }
+    }
+    dtypes()?;
+    top_k()?;
+    chunk("linear", LINEAR)?;
+    chunk("titans 64", TITANS)?;
+    batch()
+}
+
+/// A row of the table: the times, and each one's ratio to the first.
+fn row(measure: &str, runners: &mut [Runner<'_>], tolerance: f32) -> Result<(), Error> {
+    let times = race(runners, tolerance)?;
+    let named: Vec<String> =
+        runners.iter().zip(&times).map(|(runner, time)| format!("{} {time:.1}", runner.name)).collect();
+    let ratios: Vec<String> = times[1..].iter().map(|time| format!("{:.3}×", time / times[0])).collect();
+    println!("| {measure} | {} | {} |", named.join(", "), ratios.join(", "));
+    Ok(())
+}
+
+fn has_onnxruntime() -> bool {
+    OnnxRuntime::load(None).is_ok()
+}
+
+fn plain() -> OrtOptions {
+    OrtOptions { plain: true, ..OrtOptions::default() }
+}
+
+fn shape(memory: &str, segment: usize) -> Shape<'_> {
+    Shape { memory, segment, ..Shape::default() }
+}
+
+/// Ours on tract, ours on ONNX Runtime, and the plain bodies there.
+fn backends(name: &str, memory: &str, fill: usize) -> Result<(), Error> {
+    let measure = format!("{name}, {fill} checkpoints, step");
+    if !wanted(&measure) {
+        return Ok(());
+    }
+    let segment = if fill == 0 { ENDLESS } else { 32 };
+    let options = Options { capacity: fill.max(1), ..Options::default() };
+    let model = race::model(&config(&shape(memory, segment)), options)?;
+    let mut runners =
+        vec![Runner::steps("tract", engine(&model, Tract::new(&model)?, None, fill, segment)?, STEPS)];
+    if has_onnxruntime() {
+        for (name, options) in [("ort", OrtOptions::default()), ("ort plain", plain())] {
+            let engine = engine(&model, Ort::new(&model, &options)?, None, fill, segment)?;
+            runners.push(Runner::steps(name, engine, STEPS));
+        }
+    }
+    row(&measure, &mut runners, 1e-3)
+}
+
+/// Ours on ONNX Runtime by the cache's type, and the plain bodies over f32.
+fn dtypes() -> Result<(), Error> {
+    const FILL: usize = 256;
+    let measure = format!("linear, {FILL} checkpoints, by the cache's type");
+    if !wanted(&measure) || !has_onnxruntime() {
+        return Ok(());
+    }
+    let load = |cache_dtype| {
+        let options = Options { capacity: FILL, cache_dtype, ..Options::default() };
+        race::model(&config(&Shape::default()), options)
+    };
+    let full = load(Dtype::F32)?;
+    let on_ort = |model: &Model, options| engine(model, Ort::new(model, &options)?, None, FILL, 32);
+    let mut runners = vec![Runner::steps("ort plain f32", on_ort(&full, plain())?, STEPS)];
+    runners.push(Runner::steps("ort f32", on_ort(&full, OrtOptions::default())?, STEPS));
+    for (name, dtype) in [("f16", Dtype::F16), ("i8", Dtype::I8)] {
+        let model = load(dtype)?;
+        let on_tract = engine(&model, Tract::new(&model)?, None, FILL, 32)?;
+        runners.push(Runner::steps(&format!("ort {name}"), on_ort(&model, OrtOptions::default())?, STEPS));
+        runners.push(Runner::steps(&format!("tract {name}"), on_tract, STEPS));
+        runners.push(Runner::steps(&format!("ort plain {name}"), on_ort(&model, plain())?, STEPS));
+    }
+    row(&measure, &mut runners, 1e-1)
+}
+
+/// `ssc`: a step by live checkpoints. These are streams of several lengths: their outputs have nothing in common.
+fn top_k() -> Result<(), Error> {
+    let measure = "linear, ssc top 4, 64 and 4096 checkpoints, step";
+    if !wanted(measure) {
+        return Ok(());
+    }
+    let shape = Shape { aggregation: r#""ssc", "top_k": 4"#, segment: 8, ..Shape::default() };
+    let mut runners = Vec::new();
+    for fill in [64, 4096] {
+        let options = Options { capacity: fill, ..Options::default() };
+        let model = race::model(&config(&shape), options)?;
+        let engine = engine(&model, Tract::new(&model)?, None, fill, 8)?;
+        runners.push(Runner::steps(&format!("tract at {fill}"), engine, STEPS));
+    }
+    row(measure, &mut runners, f32::INFINITY)
+}
+
+/// A segment of 64 tokens as one chunk, and as 64 steps.
+fn chunk(name: &str, memory: &str) -> Result<(), Error> {
+    const TOKENS: usize = 64;
+    let measure = format!("{name}, 64 checkpoints, a chunk of {TOKENS}, and {TOKENS} steps");
+    if !wanted(&measure) {
+        return Ok(());
+    }
+    let options = Options { capacity: 64, chunk: TOKENS, ..Options::default() };
+    let model = race::model(&config(&shape(memory, TOKENS)), options)?;
+    let mut runners = Vec::new();
+    let stepping = engine(&model, Tract::new(&model)?, None, 64, TOKENS)?;
+    let chunking = engine(&model, Tract::new(&model)?, Tract::chunks(&model)?, 64, TOKENS)?;
+    runners.push(Runner::chunks("tract, chunk", chunking, TOKENS, 3));
+    runners.push(Runner::chunks("tract, steps", stepping, TOKENS, 3));
+    if has_onnxruntime() {
+        let (ours, plain) = (OrtOptions::default(), plain());
+        for (name, options) in [("ort", &ours), ("ort plain", &plain)] {
+            let stepping = engine(&model, Ort::new(&model, options)?, None, 64, TOKENS)?;
+            let chunks = Ort::chunks(&model, options)?;
+            let chunking = engine(&model, Ort::new(&model, options)?, chunks, 64, TOKENS)?;
+            runners.push(Runner::chunks(&format!("{name}, chunk"), chunking, TOKENS, 3));
+            runners.push(Runner::chunks(&format!("{name}, steps"), stepping, TOKENS, 3));
+        }
+    }
+    row(&measure, &mut runners, 1e-3)
+}
+
+/// Streams in a batch, and as many engines in turn.
+fn batch() -> Result<(), Error> {
+    let measure = format!("linear, no checkpoints, a batch of {STREAMS}, and {STREAMS} engines in turn");
+    if !wanted(&measure) {
+        return Ok(());
+    }
+    let config = config(&shape(LINEAR, ENDLESS));
+    let one = Options { capacity: 1, ..Options::default() };
+    let many = race::model(&config, Options { batch: STREAMS, ..one })?;
+    let one = race::model(&config, one)?;
+    let mut together = Engine::new(&many, Tract::new(&many)?, EngineOptions::default())?;
+    let mut apart = Vec::new();
+    for _ in 0..STREAMS {
+        apart.push(engine(&one, Tract::new(&one)?, None, 0, ENDLESS)?);
+    }
+    let together = Runner::new("tract, batch", STREAMS, 24, move |output| {
+        let samples: [_; STREAMS] =
+            std::array::from_fn(|stream| Some(byte(together.tokens_of(stream), stream)));
+        output.clear();
+        output.extend_from_slice(together.push_batch(&samples)?);
+        Ok(())
+    });
+    let apart = Runner::new("tract, in turn", STREAMS, 24, move |output| {
+        output.clear();
+        for (stream, engine) in apart.iter_mut().enumerate() {
+            let sample = byte(engine.tokens(), stream);
+            output.extend_from_slice(engine.push_batch(&[Some(sample)])?);
+        }
+        Ok(())
+    });
+    row(&measure, &mut [together, apart], 1e-3)
+}
+
+/// A stream's token.
+fn byte(index: u64, stream: usize) -> Sample<'static> {
+    Sample::Token(((index * 31 + stream as u64 * 7) % 256) as i64)
+}

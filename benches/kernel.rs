@@ -146,6 +146,7 @@ fn function(memory: Memory, top_k: Option<usize>, cache_dtype: Dtype) -> MemoryF
         caching,
         cache_dtype,
         gates: false,
+        mixer: None,
     }
 }
 

@@ -10,7 +10,7 @@ use mcedge_kernel::{Isa, Kernel};
 use mcedge_models::contract::{Dtype, MemoryFunction, Role};
 use mcedge_models::spec::{Aggregation, Coefficient, Deep, FeatureMap, Memory, Objective, Query, Sign};
 
-use case::{Cache, Case, Outcome, Sizes};
+use case::{Cache, Case, Sizes};
 use random::{Random, deep, function, functions};
 
 #[test]

@@ -5,7 +5,7 @@
 //! a product of a matrix and a vector for each token is one of two matrices, and a checkpoint is loaded once a block.
 
 use super::matmul::{BLOCK, Matmul, Row, TILE, widen};
-use super::parameters::{Order, Parameters};
+use super::parameters::Parameters;
 use super::plan::{Plan, Scratch, Weights};
 use super::read::gates_of;
 use super::simd::{Simd, Task, WIDE};
@@ -155,7 +155,7 @@ fn take<S: Simd>(
     token: usize,
 ) {
     let (dh, live, lane, part) = (plan.head_size, plan.live(run), token % BLOCK, plan.part(head, token));
-    let online = Parameters { tensors: &*run.present, index: head, order: Order::only(head) };
+    let online = Parameters::only(&*run.present, head);
     if let Weights::Gates(scoring) = plan.weights {
         let u = if scoring.with_u { &run.u[part.clone()] } else { &*scratch.q };
         put(&mut scratch.block.queries, lane, u);
@@ -285,7 +285,7 @@ fn add_checkpoint<S: Simd>(
     let (weights, vectors) = (&weights[slot], tokens.vectors());
     let of_slot = |slot: usize| {
         let index = tokens.head * plan.capacity + slot;
-        Parameters { tensors: run.cache, index, order: Order::only(index) }
+        Parameters::only(run.cache, index)
     };
     let (checkpoint, next) = (of_slot(slot), of_slot((slot + 1).min(plan.live(run) - 1)));
     for (j, layer) in plan.layers.iter().enumerate() {

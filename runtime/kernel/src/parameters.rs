@@ -74,10 +74,13 @@ impl Order {
         let index = first + slots[i];
         Self { end: index + 1, then: slots.get(i + 1).map_or(index, |next| first + next) }
     }
+}
 
-    /// No memory but this.
-    pub(super) fn only(index: usize) -> Self {
-        Self { end: index + 1, then: index }
+impl<'a, T> Parameters<'a, T> {
+    /// Of a memory after which nothing is known to be read.
+    #[inline(always)]
+    pub(super) fn only(tensors: &'a [T], index: usize) -> Self {
+        Self { tensors, index, order: Order { end: index + 1, then: index } }
     }
 }
 

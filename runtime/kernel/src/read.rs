@@ -50,7 +50,7 @@ pub(super) fn read<S: Simd>(
             add_memory(simd, plan, scratch, checkpoint, scratch.weights[i], y);
         }
     }
-    let online = Parameters { tensors: &*run.present, index: head, order: Order::only(head) };
+    let online = Parameters::only(&*run.present, head);
     add_memory(simd, plan, scratch, online, scratch.weights[chosen.count], y);
     if plan.soup {
         read_soup(simd, plan, scratch, y);
@@ -80,10 +80,10 @@ fn normalize_weights<S: Simd>(
     let product = |i: usize| {
         if i < chosen.count {
             let index = head * plan.capacity + chosen.slot_in(slots, i);
-            let checkpoint = Parameters { tensors: run.cache, index, order: Order::only(index) };
+            let checkpoint = Parameters::only(run.cache, index);
             checkpoint.normalizer(simd, plan, normalizer.cached, input)
         } else {
-            let online = Parameters { tensors: &*run.present, index: head, order: Order::only(head) };
+            let online = Parameters::only(&*run.present, head);
             online.normalizer(simd, plan, normalizer.state, input)
         }
     };
@@ -311,7 +311,7 @@ fn add_to_soup<S: Simd, T: Tensor>(
 #[inline(always)]
 fn read_soup<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, y: &mut [f32]) {
     let mut soup = std::mem::take(&mut scratch.soup);
-    add_answer(simd, plan, scratch, Parameters { tensors: &soup, index: 0, order: Order::only(0) }, 1.0, y);
+    add_answer(simd, plan, scratch, Parameters::only(&soup, 0), 1.0, y);
     for tensor in &mut soup {
         tensor.fill(0.0);
     }

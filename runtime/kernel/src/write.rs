@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::ops::{self, Step, Update};
-use super::parameters::{Order, Parameters, Tensor};
+use super::parameters::{Parameters, Tensor};
 use super::plan::{Error, Plan, Scratch, Weights};
 use super::simd::Simd;
 use super::{Run, math, matvec};
@@ -23,10 +23,10 @@ pub(super) fn write<S: Simd>(
     ops::map(plan.feature_map, &scratch.k, &mut scratch.inputs[0]);
     let loss = (!run.loss.is_empty()).then(|| &mut run.loss[token * plan.heads + head]);
     if token == 0 {
-        let before = Parameters { tensors: run.past, index: head, order: Order::only(head) };
+        let before = Parameters::only(run.past, head);
         observe(simd, plan, scratch, before, value, step.retention, loss);
     } else {
-        let before = Parameters { tensors: run.present, index: head, order: Order::only(head) };
+        let before = Parameters::only(run.present, head);
         observe(simd, plan, scratch, before, value, step.retention, loss);
     }
     let past = (token == 0).then_some(run.past);

@@ -82,7 +82,8 @@ def main() -> None:
         answer = form(tail, heads, slots, width)
         shape = tail.ints(1, 1, heads * width)
         tail.nodes.append(helper.make_node("Reshape", [answer, shape], ["y"], name="y"))
-        nodes = [node for node in function.node if "y" not in node.output] + tail.nodes
+        place = next(i for i, node in enumerate(function.node) if "y" in node.output)
+        nodes = [*function.node[:place], *tail.nodes, *function.node[place + 1 :]]
         nodes = needed(nodes, set(function.output))
         del function.node[:]
         function.node.extend(nodes)

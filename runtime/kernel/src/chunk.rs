@@ -12,7 +12,7 @@ use super::simd::{Simd, Task, WIDE};
 use super::{Run, math, matvec, ops};
 
 /// A block of fewer is read token by token: lanes without a token cost as much as those with one.
-const FEWEST: usize = 4;
+const FEWEST: usize = 8;
 
 /// What a block's tokens have left to be read with, and what is read; empty where a function is read token by token.
 ///

@@ -68,7 +68,7 @@ fn heading(run: &Run) -> String {
 fn floor(run: &Run) -> String {
     let (touched, bandwidth) = (run.touched.total(), run.bandwidth_bytes_per_second);
     format!(
-        "{} checkpoint{}: {} touched, {} µs at the {:.1} GB/s that a core reads",
+        "{} checkpoint{}: {} touched, {} µs at the {:.1} GB/s a core reads",
         run.fill,
         if run.fill == 1 { "" } else { "s" },
         bytes(touched),

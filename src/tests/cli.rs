@@ -17,6 +17,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use mcedge_models::Weights;
 use mcedge_models::spec::Spec;
@@ -61,7 +62,14 @@ fn has_onnx_runtime() -> bool {
 }
 
 /// A small byte model with weights that nobody trained, in a directory.
+///
+/// It is written once: tests that read it run side by side.
 fn byte_model() -> String {
+    static MODEL: OnceLock<String> = OnceLock::new();
+    MODEL.get_or_init(write_byte_model).clone()
+}
+
+fn write_byte_model() -> String {
     let config = r#"{"format": "mcedge/1", "name": "bytes", "input": {"kind": "tokens", "vocab_size": 256}, "d_model": 8,
         "blocks": [{"norm": "layer_norm", "num_heads": 2, "normalize_qk": true, "memory": {"kind": "linear"},
                     "caching": {"aggregation": "grm", "init": "restart", "segmentation": {"kind": "constant", "size": 5}}}],

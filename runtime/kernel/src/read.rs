@@ -1,11 +1,11 @@
 //! The read: the online memory and the live checkpoints, weighted.
 
-use super::ahead::Ahead;
+use super::ahead::{self, Ahead};
 use super::checkpoints::Checkpoints;
 use super::matvec::{self, RowSum};
 use super::parameters::{self, Order, Parameters, Tensor};
 use super::plan::{Normalizer, Plan, Scoring, Scratch, Weights};
-use super::simd::Simd;
+use super::simd::{Simd, WIDE};
 use super::{Cells, Run, cell, math, ops};
 
 /// Reads the memories at the token's q into y. A memory of weight 0 is not touched.
@@ -146,6 +146,13 @@ fn weigh<S: Simd>(
 ) -> Chosen {
     let live = plan.live(run);
     let mut chosen = Chosen { count: live, listed: false };
+    if head == 0 && !matches!(plan.weights, Weights::Gates(scoring) if live > scoring.top_k) {
+        for layer in &plan.layers {
+            if live > 0 {
+                ahead::prefetch_first(simd, run.cache[layer.weight].block(0, live * layer.weights()));
+            }
+        }
+    }
     match plan.weights {
         Weights::One => scratch.weights[..=live].fill(1.0),
         Weights::Mean => scratch.weights[..=live].fill(1.0 / (live + 1) as f32),
@@ -197,21 +204,28 @@ fn score<S: Simd>(
 /// The slots of the best scores, as many as `slots` has room for, in ascending order; of equal scores, the lower slot's is
 /// the better.
 ///
-/// One pass, with the best so far kept in order: few scores are among the best of those before them.
+/// One pass, with the best so far kept in order: few scores are among the best of those before them, and a vector's worth
+/// of which none is goes by at once.
 fn choose(scores: &[f32], slots: &mut [usize]) {
     let mut count = 0;
-    for (slot, &score) in scores.iter().enumerate() {
-        if count == slots.len() {
-            match slots.last() {
-                Some(&worst) if score > scores[worst] => count -= 1,
-                _ => continue,
-            }
+    for (block, some) in scores.chunks(WIDE).enumerate() {
+        let is_better = |&worst: &usize| some.iter().fold(false, |any, &score| any | (score > scores[worst]));
+        if count == slots.len() && !slots.last().is_some_and(is_better) {
+            continue;
         }
-        let better = slots[..count].iter().rposition(|&other| scores[other] >= score);
-        let place = better.map_or(0, |better| better + 1);
-        slots.copy_within(place..count, place + 1);
-        slots[place] = slot;
-        count += 1;
+        for (lane, &score) in some.iter().enumerate() {
+            if count == slots.len() {
+                match slots.last() {
+                    Some(&worst) if score > scores[worst] => count -= 1,
+                    _ => continue,
+                }
+            }
+            let better = slots[..count].iter().rposition(|&other| scores[other] >= score);
+            let place = better.map_or(0, |better| better + 1);
+            slots.copy_within(place..count, place + 1);
+            slots[place] = block * WIDE + lane;
+            count += 1;
+        }
     }
     slots.sort_unstable();
 }

@@ -331,3 +331,28 @@ fn read_soup<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, y: &mut [f32]
     }
     scratch.soup = soup;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chosen_are_the_best_and_of_equals_the_first() {
+        let mut seed = 1u64;
+        let mut next = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for _ in 0..2000 {
+            let scores: Vec<f32> = (0..1 + next(100)).map(|_| next(12) as f32 - 6.0).collect();
+            let mut slots = vec![usize::MAX; 1 + next(scores.len() as u64) as usize];
+            choose(&scores, &mut slots);
+            let mut expected: Vec<usize> = (0..scores.len()).collect();
+            // A stable sort.
+            expected.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            expected.truncate(slots.len());
+            expected.sort();
+            assert_eq!(slots, expected, "{scores:?}");
+        }
+    }
+}

@@ -49,8 +49,8 @@ use runner::{Runner, Turns};
 #[derive(clap::Args)]
 pub struct Args {
     /// A bundle, or a model directory or .pt checkpoint, which is exported for each fill
-    #[arg(required_unless_present = "compare", default_value = "", hide_default_value = true)]
-    bundle: PathBuf,
+    #[arg(required_unless_present = "compare")]
+    bundle: Option<PathBuf>,
     /// What to run it on
     #[arg(long, value_enum, default_value_t = Backends::Auto)]
     backend: Backends,
@@ -214,7 +214,8 @@ fn rounds(
             read.push(reader.bytes_per_second(case.touched.total()));
         }
         for runner in runners.iter_mut().flatten() {
-            runner.turn(turns)?;
+            let place = runner.stream().place();
+            runner.turn(turns).with_context(|| format!("timing {place}"))?;
         }
     }
     Ok(read.iter_mut().map(|read| median(read)).collect())
@@ -237,16 +238,21 @@ impl Args {
     /// What the flags ask for, checked against the model before anything is filled.
     fn plan(&self) -> Result<Plan> {
         self.check_files()?;
-        let bundle = self.bundle.join("step.onnx").is_file();
-        let contract = if bundle { self.bundle_contract()? } else { self.export_contract()? };
-        let dtypes = plan::dtypes(&self.cache_dtype, bundle.then_some(&contract))?;
-        let fills = plan::fills(&self.fill, &contract, bundle)?;
+        let path = self.bundle.as_deref().context("no BUNDLE to time")?;
+        let is_bundle = bundle::is_bundle(path);
+        let contract = if is_bundle { self.bundle_contract(path)? } else { self.export_contract(path)? };
+        let dtypes = plan::dtypes(&self.cache_dtype, is_bundle.then_some(&contract))?;
+        let fills = plan::fills(&self.fill, &contract, is_bundle)?;
         plan::check_chunk(self.chunk as usize, &contract)?;
         let backends = plan::backends(self.backend, &self.placement)?;
         let mut cases = Vec::new();
         for &dtype in &dtypes {
             for &fill in &fills {
-                cases.push((self.directory(bundle, dtype, fill)?, fill));
+                let directory = match is_bundle {
+                    true => path.to_owned(),
+                    false => bundle::directory(path, &self.options(dtype, fill), |_| Ok(()))?,
+                };
+                cases.push((directory, fill));
             }
         }
         let turns = self.turns(cases.len() * backends.len());
@@ -265,8 +271,8 @@ impl Args {
     }
 
     /// The contract of the bundle, which has a batch of its own.
-    fn bundle_contract(&self) -> Result<Contract> {
-        let contract = Model::open(&self.bundle)?.contract().clone();
+    fn bundle_contract(&self, path: &Path) -> Result<Contract> {
+        let contract = Model::open(path)?.contract().clone();
         if let Some(batch) = self.batch {
             ensure!(
                 contract.batch == batch as usize,
@@ -280,8 +286,8 @@ impl Args {
     }
 
     /// The contract that an export has, but for capacity and element type.
-    fn export_contract(&self) -> Result<Contract> {
-        bundle::contract(&bundle::load(&self.bundle)?, &self.options(CacheDtype::F32, 0))
+    fn export_contract(&self, path: &Path) -> Result<Contract> {
+        bundle::contract(&bundle::load(path)?, &self.options(CacheDtype::F32, 0))
     }
 
     /// An export for `fill` live checkpoints: there is room for no more.
@@ -295,14 +301,6 @@ impl Args {
             post_training_mean: None,
             gates: false,
         }
-    }
-
-    fn directory(&self, is_bundle: bool, dtype: CacheDtype, fill: usize) -> Result<PathBuf> {
-        if is_bundle {
-            return Ok(self.bundle.clone());
-        }
-        let options = self.options(dtype, fill);
-        bundle::directory(&self.bundle, &options, |_| Ok(()))
     }
 
     fn tolerance(&self, case: &Case) -> f64 {

@@ -137,7 +137,8 @@ fn fill(cached: &Path, path: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn is_bundle(path: &Path) -> bool {
+/// Whether there is a bundle at `path`.
+pub fn is_bundle(path: &Path) -> bool {
     path.join("step.onnx").is_file()
 }
 

@@ -102,3 +102,40 @@ impl fmt::Display for Pace {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_is_in_a_bucket_no_wider_than_the_ratio_says() {
+        let mut times = Times::new();
+        let ns = |i: u64| 300 + 37 * i * i;
+        (0..2000).for_each(|i| times.record(Duration::from_nanos(ns(i))));
+        let buckets = times.buckets(1.05);
+        let mut least_us = 0.0;
+        for (edge_us, count) in buckets {
+            // Three significant digits of a time are kept.
+            let inside =
+                (0..2000).filter(|&i| (least_us..edge_us).contains(&(ns(i) as f64 / 1e3))).count() as u64;
+            assert!(count > 0 && inside.abs_diff(count) <= 2, "{count} up to {edge_us} µs, not {inside}");
+            least_us = edge_us;
+        }
+        assert_eq!(times.buckets(1.05).iter().map(|bucket| bucket.1).sum::<u64>(), 2000);
+        assert!((times.us(0.5) / (ns(999) as f64 / 1e3) - 1.0).abs() < 2e-3);
+        assert!((times.least_us() - 0.3).abs() < 1e-3);
+    }
+
+    #[test]
+    fn there_may_be_no_times() {
+        let mut times = Times::new();
+        assert_eq!(
+            (times.count(), times.us(0.99), times.least_us(), times.buckets(1.05)),
+            (0, 0.0, 0.0, vec![])
+        );
+        times.record(Duration::from_secs(3600));
+        assert!((times.us(1.0) / 60e6 - 1.0).abs() < 1e-2, "no longer than the longest: {}", times.us(1.0));
+        times.clear();
+        assert_eq!(times.count(), 0);
+    }
+}

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::Usage;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use mcedge_models::contract::Contract;
@@ -98,19 +98,10 @@ impl Stream {
         placement: &Placement,
         options: EngineOptions,
     ) -> Result<Self> {
-        let on_cpu = placement.device == DeviceArg::Cpu;
-        match backend {
-            BackendArg::Tract if !on_cpu => {
-                bail!(Usage("--backend tract runs on the CPU alone, expected --device cpu".into()))
-            }
-            BackendArg::Tract | BackendArg::Auto
-                if on_cpu && placement.threads > 1 && (backend == BackendArg::Tract || !placement.plain) =>
-            {
-                bail!(Usage("--threads is for --backend ort: tract runs on one".into()))
-            }
-            BackendArg::Tract => Self::tract(model, placement, options),
-            BackendArg::Auto if on_cpu && !placement.plain => Self::tract(model, placement, options),
-            BackendArg::Auto | BackendArg::Ort => Self::ort(model, placement, options),
+        placement.check(backend)?;
+        match placement.is_tract(backend) {
+            true => Self::tract(model, placement, options),
+            false => Self::ort(model, placement, options),
         }
     }
 
@@ -264,6 +255,30 @@ impl Placement {
             threads: 1,
             ort_library: ort_library.map(Path::to_owned),
         }
+    }
+
+    /// Whether it is tract that a backend stands for here.
+    pub fn is_tract(&self, backend: BackendArg) -> bool {
+        match backend {
+            BackendArg::Tract => true,
+            BackendArg::Auto => self.device == DeviceArg::Cpu && !self.plain,
+            BackendArg::Ort => false,
+        }
+    }
+
+    /// Whether a backend can be placed so.
+    ///
+    /// # Errors
+    ///
+    /// [`Usage`]: tract runs on the CPU, on one thread.
+    pub fn check(&self, backend: BackendArg) -> Result<()> {
+        if !self.is_tract(backend) {
+            return Ok(());
+        }
+        let message = "--backend tract runs on the CPU alone, expected --device cpu";
+        ensure!(self.device == DeviceArg::Cpu, Usage(message.into()));
+        ensure!(self.threads == 1, Usage("--threads is for --backend ort: tract runs on one".into()));
+        Ok(())
     }
 
     /// Whether a stream of `model` takes many tokens at once where they wait.

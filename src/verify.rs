@@ -176,8 +176,7 @@ fn is_optional(backend: BackendArg, placement: &Placement, model: &Model) -> boo
     backend == BackendArg::Tract && placement.plain && placement.chunks(model)
 }
 
-/// Whether it is that there is no ONNX Runtime.
-pub fn is_missing(error: &anyhow::Error) -> bool {
+fn is_missing(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::NoOnnxRuntime { .. }))
 }
 

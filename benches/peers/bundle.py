@@ -5,57 +5,55 @@ import pathlib
 import sys
 
 import numpy as np
-import onnxruntime as ort
 from safetensors.numpy import load_file
 
-from serve import SEGMENT, Clock, serve, session, token
+from serve import SEGMENT, Bound, Clock, serve, session, token
 
 
 class Client:
-    """One stream. Graphs read the caches where they lie, and what one step gives is what the next takes."""
+    """One stream. Of two sets of its state a run reads one and writes the other; then they change places."""
 
     def __init__(self, bundle: pathlib.Path) -> None:
-        self.graphs = {name: session(str(bundle / f"{name}.onnx")) for name in ("step", "chunk")}
-        metadata = self.graphs["step"].get_modelmeta().custom_metadata_map
+        graphs = {name: session(str(bundle / f"{name}.onnx")) for name in ("step", "chunk")}
+        metadata = graphs["step"].get_modelmeta().custom_metadata_map
         self.contract = json.loads(metadata["mcedge.contract"])
         self.initial = load_file(str(bundle / "initial_state.safetensors"))
-        self.state = {entry["past"]: self.start(entry) for entry in self.contract["state"]}
         self.cache = {entry["name"]: np.zeros(entry["shape"], np.float32) for entry in self.contract["cache"]}
-        self.cached = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.cache.items()}
-        self.names = {name: {x.name for x in graph.get_inputs()} for name, graph in self.graphs.items()}
-        self.outputs = [x.name for x in self.graphs["step"].get_outputs()]
-        self.inside = self.pushed = 0
+        self.lengths = {name: np.zeros(1, np.int64) for name in ("segment.length", "cache.length")}
+        self.tokens = {name: np.zeros((1, n), np.int64) for name, n in (("step", 1), ("chunk", SEGMENT))}
+        states = [{e["past"]: self.initial[e["past"]].copy() for e in self.contract["state"]} for _ in range(2)]
+        # By graph, the run that reads the first set, then the run that reads the second.
+        self.runs = {name: [self.bind(name, graphs[name], *pair) for pair in (states, states[::-1])] for name in graphs}
+        self.states, self.pushed = states, 0
 
-    def start(self, entry: dict) -> ort.OrtValue:
-        return ort.OrtValue.ortvalue_from_numpy(self.initial[entry["past"]].copy())
+    def bind(self, name: str, graph: object, past: dict, present: dict) -> Bound:
+        written = {entry["present"]: present[entry["past"]] for entry in self.contract["state"]}
+        return Bound(graph, {"input": self.tokens[name], **self.cache, **self.lengths, **past, **written})
 
     def run(self, graph: str, tokens: list[int]) -> np.ndarray:
-        """The logits of the last token; the tokens are within one segment."""
-        given = {
-            "input": [tokens],
-            "segment.length": [self.inside],
-            "cache.length": [min(self.pushed, self.contract["capacity"])],
-        }
-        given = {name: ort.OrtValue.ortvalue_from_numpy(np.array(value, np.int64)) for name, value in given.items()}
-        feeds = {name: x for name, x in (given | self.state | self.cached).items() if name in self.names[graph]}
-        made = dict(zip(self.outputs, self.graphs[graph].run_with_ort_values(self.outputs, feeds), strict=True))
-        for entry in self.contract["state"]:
-            self.state[entry["past"]] = made[entry["present"]]
-        self.inside += len(tokens)
-        if self.inside == self.contract["segmentation"]["size"]:
-            self.end_segment(made)
-        return made["output"].numpy()[0, -1]
+        """The logits of the tokens, which are within one segment."""
+        self.tokens[graph][:] = tokens
+        run = self.runs[graph][0]
+        run.run()
+        self.states.reverse()
+        for runs in self.runs.values():
+            runs.reverse()
+        self.lengths["segment.length"] += len(tokens)
+        if self.lengths["segment.length"] == self.contract["segmentation"]["size"]:
+            self.end_segment(run)
+        return run.output("output")
 
-    def end_segment(self, made: dict[str, ort.OrtValue]) -> None:
+    def end_segment(self, run: Bound) -> None:
         slot = self.pushed % self.contract["capacity"]
         for entry in self.contract["cache"]:
-            scale = self.inside if entry["scale"] == "mean" else 1
-            slots = np.moveaxis(self.cache[entry["name"]], entry["slot_axis"], 0)
-            slots[slot] = made[entry["from"]].numpy() / scale
+            scale = self.lengths["segment.length"] if entry["scale"] == "mean" else 1
+            np.moveaxis(self.cache[entry["name"]], entry["slot_axis"], 0)[slot] = run.output(entry["from"]) / scale
         for entry in self.contract["state"]:
             if entry["reset"] != "never":
-                self.state[entry["past"]] = self.start(entry)
-        self.pushed, self.inside = self.pushed + 1, 0
+                self.states[0][entry["past"]][:] = self.initial[entry["past"]]
+        self.pushed += 1
+        self.lengths["cache.length"][:] = min(self.pushed, self.contract["capacity"])
+        self.lengths["segment.length"][:] = 0
 
 
 def main() -> None:
@@ -63,7 +61,9 @@ def main() -> None:
     for segment in range(fill):
         client.run("chunk", [token(segment * SEGMENT + t) for t in range(SEGMENT)])
     Clock.tokens = fill * SEGMENT
-    serve(lambda token: client.run("step", [token]), checkpoints=min(client.pushed, client.contract["capacity"]))
+    kept = sum(x.nbytes for arrays in (client.cache, client.states[0]) for x in arrays.values())
+    checkpoints = int(client.lengths["cache.length"][0])
+    serve(lambda token: client.run("step", [token]), checkpoints=checkpoints, state_bytes=kept)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Runs our backends and their peers side by side and writes what a token costs on each: see `run`, which calls this.
 
-Every peer is a process that has filled its memory and waits. They share one CPU and run in turn, a round each, so that what slows
-the machine slows all of them; a ratio is the median of the rounds' ratios.
+Every peer is a process that has filled its memory and waits. They share one CPU and run in turn, a round each, so that
+what slows the machine slows all of them; a ratio is the median of the rounds' ratios.
 """
 
 import argparse
@@ -24,6 +24,15 @@ CONTEXT = 16_384
 TOLERANCE = 1e-3
 """The largest error relative to max(1, |expected|) between peers that compute one function."""
 PACKAGES = ("torch", "onnxruntime", "memory-caching", "onnx", "numpy", "safetensors")
+BIG = str(1 << 30)
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": BIG, "MALLOC_TRIM_THRESHOLD_": BIG}
+"""What peers allocate at every step stays theirs: else glibc gives it back, and the kernel clears it anew."""
+FORMS = {
+    "plain bodies in tract, an Einsum over the cache": ("einsum", "tract-plain"),
+    "plain bodies in tract, memories summed first": ("sum-first", "tract-plain"),
+    "plain bodies in ort, memories summed first": ("sum-first", "ort-plain"),
+}
+"""Other forms of the linear memory's plain body: see forms.py."""
 OURS = {
     "ours on tract": "tract",
     "ours on ort": "ort",
@@ -59,8 +68,7 @@ class Peer:
         assert self.process and self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            said = log.read_text().strip().splitlines() or ["nothing"]
-            raise RuntimeError(f"it ended and said: {said[-1]}")
+            raise RuntimeError(f"it ended and said: {last_line(log.read_text())}")
         return json.loads(line)
 
     def stop(self) -> None:
@@ -101,11 +109,24 @@ class Bench:
                 peers = self.ours(bundle, fill, tuple(OURS))
                 command = self.python("bundle.py", bundle, str(fill))
                 peers.append(Peer("the bundle in Python's onnxruntime", command, True))
+                if shape == "linear":
+                    peers.extend(self.forms(bundle, fill))
                 if (shape, fill) == ("linear", 64):
                     peers.extend(self.usual())
                 yield Group(f"{shape}, {fill} checkpoints", peers)
         with contextlib.suppress(subprocess.CalledProcessError):
             yield self.package(64)
+
+    def forms(self, bundle: str, fill: int) -> list[Peer]:
+        peers = []
+        for name, (form, runner) in FORMS.items():
+            path = f"{bundle}-{form}"
+            made = subprocess.run(self.python("forms.py", form, bundle, path), capture_output=True, text=True)
+            if made.returncode == 0:
+                peers.append(Peer(name, [self.args.ours, "serve", runner, path, str(fill)], True))
+            else:
+                self.skip(name, last_line(made.stderr))
+        return peers
 
     def usual(self) -> list[Peer]:
         names = {
@@ -114,14 +135,17 @@ class Bench:
             "torch.nn.GRU": "gru",
         }
         made = str(self.out / "bundles")
-        return [Peer(f"{name}, in onnxruntime", self.python("usual.py", kind, made, str(CONTEXT)), False) for name, kind in names.items()]
+        return [
+            Peer(f"{name}, in onnxruntime", self.python("usual.py", kind, made, str(CONTEXT)), False)
+            for name, kind in names.items()
+        ]
 
     def package(self, fill: int) -> Group:
         checkpoint = str(self.out / "bundles" / "package.pt")
         made = subprocess.run(self.python("package.py", "make", checkpoint), capture_output=True, text=True)
         name = "PyPI memory-caching in PyTorch"
         if made.returncode != 0:
-            self.skip(name, made.stderr.strip().splitlines()[-1])
+            self.skip(name, last_line(made.stderr))
             raise subprocess.CalledProcessError(made.returncode, made.args)
         bundle = self.bundle(checkpoint, fill)
         peers = self.ours(bundle, fill, ("ours on tract", "ours on ort"))
@@ -157,6 +181,10 @@ class Bench:
             for peer in group.peers:
                 peer.stop()
         return [row(group, peer, running) for peer in running]
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["nothing"])[-1]
 
 
 def check(peer: Peer, found: list[float], expected: list[float]) -> None:
@@ -212,6 +240,7 @@ def conditions(cpu: int) -> dict:
         "cpu": cpu,
         "kernel": platform.release(),
         "load": os.getloadavg(),
+        "environment": MALLOC,
         "commit": said_by("git", "describe", "--always", "--dirty"),
         "rustc": said_by("rustc", "--version"),
         "python": platform.python_version(),
@@ -225,6 +254,7 @@ def pin(cpu: int | None) -> int:
     os.sched_setaffinity(0, {cpu})
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
+    os.environ.update(MALLOC)
     return cpu
 
 
@@ -242,7 +272,9 @@ def table(rows: list[dict]) -> str:
             group = row["group"]
             lines.append(f"| **{group}** | | | | |")
         ratios = [f"{row[key]:.2f}×" if row[key] else "" for key in ("ratio_to_tract", "ratio_to_ort")]
-        lines.append(f"| {row['peer']} | {row['median_us']:.1f} | {' | '.join(ratios)} | {size(row.get('state_bytes'))} |")
+        lines.append(
+            f"| {row['peer']} | {row['median_us']:.1f} | {' | '.join(ratios)} | {size(row.get('state_bytes'))} |"
+        )
     return "\n".join(lines)
 
 
@@ -253,7 +285,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="of every peer, in turn")
     parser.add_argument("--fill", type=numbers, default=[0, 64, 256], metavar="N,…", help="live checkpoints")
     parser.add_argument("--shapes", type=lambda text: text.split(","), default=["linear", "titans"], metavar="SHAPE,…")
-    parser.add_argument("--quick", action="store_true", help="linear memory at 64 checkpoints alone, and what is compared with it")
+    parser.add_argument(
+        "--quick", action="store_true", help="linear memory at 64 checkpoints alone, and what is compared with it"
+    )
     parser.add_argument("--cpu", type=int, help="the one to run on")
     parser.add_argument("--ours", required=True, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -269,7 +303,8 @@ def main() -> None:
     rows = [row for group in bench.groups() for row in bench.run(group)]
     record = {"conditions": machine, "rounds": args.rounds, "skipped": bench.skipped, "rows": rows}
     (args.out / "peers.json").write_text(json.dumps(record, indent=1) + "\n")
-    heading = f"One thread, pinned, of {machine['processor']}; medians of {args.rounds} rounds in turn, {machine['date']}.\n\n"
+    where = f"One thread, pinned, of {machine['processor']}"
+    heading = f"{where}; medians of {args.rounds} rounds in turn, {machine['date']}.\n\n"
     text = heading + table(rows) + "".join(f"\n\nLeft out: {name}: {why}" for name, why in bench.skipped.items())
     (args.out / "peers.md").write_text(text + "\n")
     print(text)

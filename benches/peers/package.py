@@ -1,7 +1,7 @@
 """The PyPI package `memory-caching` in PyTorch: package.py make FILE.pt | package.py serve FILE.pt FILL.
 
-The package runs whole sequences. A step here is the body of its loop over tokens, from its own parts and without its checks of
-shapes, which is less than it does itself; it is held against its `forward` before anything is timed.
+The package runs whole sequences. A step here is the body of its loop over tokens, from its own parts and without its
+checks of shapes, which is less than it does itself; it is held against its `forward` before anything is timed.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What the Python peers share: the stream of tokens, one thread, and answers to lines of stdin as benches/peers/ours.rs gives."""
+"""What the Python peers share: the stream of tokens, one thread, and answers to lines of stdin as ours.rs has them."""
 
 import json
 import statistics
@@ -30,8 +30,36 @@ def session(path: str) -> ort.InferenceSession:
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+class Bound:
+    """A graph over arrays that stay where they are: a run reads those of its inputs and writes those of its outputs.
+
+    Of an output without an array ONNX Runtime has its own. Bound once, a run takes 80 µs less than where Python gives
+    it arrays each time.
+    """
+
+    def __init__(self, graph: ort.InferenceSession, arrays: dict[str, np.ndarray]) -> None:
+        self.graph, self.arrays, self.binding = graph, arrays, graph.io_binding()
+        for x in graph.get_inputs():
+            self.binding.bind_ortvalue_input(x.name, ort.OrtValue.ortvalue_from_numpy(arrays[x.name]))
+        self.names = [x.name for x in graph.get_outputs()]
+        for name in self.names:
+            if name in arrays:
+                self.binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(arrays[name]))
+            else:
+                self.binding.bind_output(name)
+
+    def run(self) -> None:
+        self.graph.run_with_iobinding(self.binding)
+
+    def output(self, name: str) -> np.ndarray:
+        return self.arrays[name] if name in self.arrays else self.binding.get_outputs()[self.names.index(name)].numpy()
+
+
 def serve(step: Callable[[int], np.ndarray], **told: int | str) -> None:
-    """Says that the peer is ready and what else is `told`; then checks and runs rounds. `step` takes a token, gives its logits."""
+    """Says that the peer is ready, and what else is `told`; then checks and runs rounds.
+
+    `step` takes a token and gives its logits.
+    """
     print(json.dumps(told), flush=True)
     for line in sys.stdin:
         match line.strip():

@@ -1,11 +1,11 @@
 """What a user would pick instead, as ONNX graphs that PyTorch exports: usual.py gru|concat|in-place FOLDER CONTEXT.
 
-Same width, vocabulary, norms and number of mixers as our model, and, like it, no MLP; made-up weights. The Transformer has no
+Same width, vocabulary and number of mixers as our model, and, like it, no MLP; made-up weights. The Transformer has no
 positions, which is less work than with them. Each graph is held against PyTorch before it is timed.
 
-`concat` is the usual form of a KV cache: past keys and values go in, and come out longer by one. `in-place` is the better
-one: buffers of the whole context, in which the client writes the token's own key and value, and a bias that masks the rest. They
-lie `[1, H, dh, T]`, which took ONNX Runtime 0.6 times what `[1, H, T, dh]` did.
+`concat` is the usual form of a KV cache: past keys and values go in, and come out longer by one. `in-place` is the
+better one: buffers of the whole context, in which the client writes the token's own key and value, and a bias that
+masks the rest. They lie `[1, H, dh, T]`, which took ONNX Runtime 0.6 times what `[1, H, T, dh]` did.
 """
 
 import pathlib
@@ -17,7 +17,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from serve import serve, session
+from serve import Bound, serve, session
 
 D, HEADS, BLOCKS, VOCABULARY = 128, 4, 2, 256
 WIDTH = D // HEADS
@@ -84,57 +84,63 @@ class Recurrent(nn.Module):
         return self.head(y), h
 
 
-class Exported:
-    """A module's graph in ONNX Runtime, checked to give what the module does."""
-
-    def __init__(self, module: nn.Module, past: list[Tensor], open_axis: bool, path: pathlib.Path) -> None:
-        token = torch.tensor([[65]])
-        self.inputs = ["token", *(f"past_{i}" for i in range(len(past)))]
-        self.outputs = [f"output_{i}" for i in range(len(module(token, *past)))]
-        axes = {name: {2: "past"} for name in self.inputs[1:]} if open_axis else {}
-        torch.onnx.export(
-            module,
-            (token, *past),
-            str(path),
-            input_names=self.inputs,
-            output_names=self.outputs,
-            dynamic_axes=axes,
-            opset_version=17,
-            dynamo=False,
-        )
-        self.session = session(str(path))
-        for found, expected in zip(self.run(65, [ort_value(x) for x in past]), module(token, *past), strict=True):
-            np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-3, atol=1e-4)
-
-    def run(self, token: int, past: list[ort.OrtValue]) -> list[ort.OrtValue]:
-        given = [ort.OrtValue.ortvalue_from_numpy(np.array([[token]], np.int64)), *past]
-        feeds = dict(zip(self.inputs, given, strict=True))
-        return self.session.run_with_ort_values(self.outputs, feeds)
+def export(module: nn.Module, past: list[Tensor], path: pathlib.Path, open_axis: bool = False) -> ort.InferenceSession:
+    """The module's graph in ONNX Runtime: from `token` and `past_0` … to `output_0`, its logits, and `output_1` …"""
+    token = torch.tensor([[65]])
+    expected = module(token, *past)
+    inputs = ["token", *(f"past_{i}" for i in range(len(past)))]
+    axes = {name: {2: "past"} for name in inputs[1:]} if open_axis else {}
+    torch.onnx.export(
+        module,
+        (token, *past),
+        str(path),
+        input_names=inputs,
+        output_names=[f"output_{i}" for i in range(len(expected))],
+        dynamic_axes=axes,
+        opset_version=17,
+        dynamo=False,
+    )
+    graph = session(str(path))
+    feeds = dict(zip(inputs, [token.numpy(), *(x.numpy() for x in past)], strict=True))
+    for found, wanted in zip(graph.run(None, feeds), expected, strict=True):
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-3, atol=1e-4)
+    return graph
 
 
-def ort_value(x: Tensor) -> ort.OrtValue:
-    """The tensor's own memory."""
-    return ort.OrtValue.ortvalue_from_numpy(x.numpy())
+def named(kind: str, arrays: list[np.ndarray], first: int = 0) -> dict[str, np.ndarray]:
+    return {f"{kind}_{i}": array for i, array in enumerate(arrays, first)}
 
 
 def serve_gru(path: pathlib.Path) -> None:
-    h = torch.zeros(BLOCKS, 1, D)
-    state = [ort_value(h)]
-    graph = Exported(Recurrent().eval(), [h], False, path)
+    """Two states, of which a run reads one and writes the other."""
+    graph = export(Recurrent().eval(), [torch.zeros(BLOCKS, 1, D)], path)
+    token, states = np.zeros((1, 1), np.int64), [np.zeros((BLOCKS, 1, D), np.float32) for _ in range(2)]
+    runs = [
+        Bound(graph, {"token": token, "past_0": past, "output_1": present}) for past, present in (states, states[::-1])
+    ]
 
-    def step(token: int) -> np.ndarray:
-        logits, state[0] = graph.run(token, state)
-        return logits.numpy()
+    def step(next_token: int) -> np.ndarray:
+        token[:] = next_token
+        runs[0].run()
+        runs.reverse()
+        return runs[1].output("output_0")
 
-    serve(step, state_bytes=h.nbytes)
+    serve(step, state_bytes=states[0].nbytes)
 
 
 def serve_concat(path: pathlib.Path, context: int) -> None:
     """Every step attends to `context` tokens, its own the last: what it gives is longer by one, and dropped."""
     past = [torch.randn(1, HEADS, context - 1, WIDTH) for _ in range(2 * BLOCKS)]
-    graph = Exported(Transformer(in_place=False).eval(), past, True, path)
-    values = [ort_value(x) for x in past]
-    serve(lambda token: graph.run(token, values)[0].numpy(), state_bytes=sum(x.nbytes for x in past))
+    graph = export(Transformer(in_place=False).eval(), past, path, open_axis=True)
+    token, arrays = np.zeros((1, 1), np.int64), [x.numpy() for x in past]
+    run = Bound(graph, {"token": token, **named("past", arrays)})
+
+    def step(next_token: int) -> np.ndarray:
+        token[:] = next_token
+        run.run()
+        return run.output("output_0")
+
+    serve(step, state_bytes=sum(x.nbytes for x in arrays))
 
 
 def serve_in_place(path: pathlib.Path, context: int) -> None:
@@ -142,16 +148,19 @@ def serve_in_place(path: pathlib.Path, context: int) -> None:
     past = [torch.randn(1, HEADS, WIDTH, context) for _ in range(2 * BLOCKS)]
     bias = torch.zeros(1, 1, 1, context)
     bias[..., -1] = MASKED
-    graph = Exported(Transformer(in_place=True).eval(), [*past, bias], False, path)
-    values, buffers = [ort_value(x) for x in (*past, bias)], [x.numpy() for x in past]
+    graph = export(Transformer(in_place=True).eval(), [*past, bias], path)
+    token, buffers = np.zeros((1, 1), np.int64), [x.numpy() for x in past]
+    own = [np.zeros((1, HEADS, 1, WIDTH), np.float32) for _ in buffers]
+    run = Bound(graph, {"token": token, **named("past", [*buffers, bias.numpy()]), **named("output", own, 1)})
 
-    def step(token: int) -> np.ndarray:
-        logits, *present = graph.run(token, values)
-        for buffer, own in zip(buffers, present, strict=True):
-            buffer[..., -1] = own.numpy()[:, :, 0]
-        return logits.numpy()
+    def step(next_token: int) -> np.ndarray:
+        token[:] = next_token
+        run.run()
+        for buffer, column in zip(buffers, own, strict=True):
+            buffer[..., -1] = column[:, :, 0]
+        return run.output("output_0")
 
-    serve(step, state_bytes=sum(x.nbytes for x in past))
+    serve(step, state_bytes=sum(x.nbytes for x in buffers))
 
 
 def main() -> None:

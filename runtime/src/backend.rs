@@ -10,6 +10,8 @@ pub(crate) mod call;
 pub(crate) mod ort;
 #[cfg(feature = "ort")]
 pub(crate) mod ort_library;
+#[cfg(feature = "ort")]
+mod ort_raw;
 #[cfg(feature = "tract")]
 pub(crate) mod tract;
 
@@ -108,7 +110,7 @@ pub trait Backend {
     ///
     /// # Errors
     ///
-    /// [`Error::Backend`]; `outputs` is then unchanged.
+    /// [`Error::Backend`]; what `outputs` holds is then of no meaning.
     fn run<'a>(
         &mut self,
         inputs: impl Iterator<Item = &'a Self::Tensor>,

@@ -175,15 +175,8 @@ fn rest(html: &mut String, record: &Record) {
     }
     let tokens: u64 = record.runs.iter().map(|run| run.check.tokens).sum();
     let part = record.runs.iter().map(|run| run.check.error / run.check.tolerance).fold(0.0, f64::max);
-    tile(
-        html,
-        &tokens.to_string(),
-        "tokens checked",
-        &format!(
-            "of all runs; the largest error is {} % of what it may be",
-            up((1000.0 * part).ceil() / 10.0)
-        ),
-    );
+    let error = format!("of all runs; the largest error is {} % of what it may be", up(100.0 * part));
+    tile(html, &tokens.to_string(), "tokens checked", if tokens > 0 { &error } else { "in no run" });
 }
 
 /// Runs of the graph, segment ends included.

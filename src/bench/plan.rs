@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use mcedge_models::contract::{Contract, Dtype};
 use mcedge_models::spec::Segmentation;
-use mcedge_runtime::{Error, OnnxRuntime};
+use mcedge_runtime::OnnxRuntime;
 
 use super::fill::most_tokens;
 use crate::Usage;
@@ -57,29 +57,28 @@ pub enum Pacing {
     After(Duration),
 }
 
-/// Where graphs run, in the order of the table. Without an ONNX Runtime, which is said, `all` is tract alone.
+/// Where graphs run, in the order of the table; ONNX Runtime's library is then loaded. Without one, which is said, `all` is
+/// tract alone.
 pub fn backends(chosen: Backends, placement: &Placement) -> Result<Vec<(BackendArg, Placement)>> {
     let on_cpu = placement.device == DeviceArg::Cpu && !placement.plain;
-    let one = |backend| vec![(backend, placement.clone())];
-    match chosen {
-        Backends::Auto => Ok(one(BackendArg::Auto)),
-        Backends::Tract => Ok(one(BackendArg::Tract)),
-        Backends::Ort => Ok(one(BackendArg::Ort)),
-        Backends::All if !on_cpu => {
-            bail!(Usage("--device and --plain are for --backend ort: name it".into()))
-        }
-        Backends::All => {
-            let mut all = every_cpu(placement);
-            match OnnxRuntime::load(placement.ort_library.as_deref()) {
-                Err(error @ Error::NoOnnxRuntime { .. }) if placement.ort_library.is_none() => {
-                    eprintln!("mcedge: ort not run: {error}");
-                    all.truncate(1);
-                }
-                loaded => drop(loaded?),
+    let mut backends = match chosen {
+        Backends::Auto => vec![(BackendArg::Auto, placement.clone())],
+        Backends::Tract => vec![(BackendArg::Tract, placement.clone())],
+        Backends::Ort => vec![(BackendArg::Ort, placement.clone())],
+        Backends::All if on_cpu => every_cpu(placement),
+        Backends::All => bail!(Usage("--device and --plain are for --backend ort: name it".into())),
+    };
+    backends.iter().try_for_each(|(backend, placement)| placement.check(*backend))?;
+    if !backends.iter().all(|(backend, placement)| placement.is_tract(*backend)) {
+        match OnnxRuntime::load(placement.ort_library.as_deref()) {
+            Err(error) if chosen == Backends::All && placement.ort_library.is_none() => {
+                eprintln!("mcedge: ort not run: {error}");
+                backends.truncate(1);
             }
-            Ok(all)
+            loaded => drop(loaded?),
         }
     }
+    Ok(backends)
 }
 
 /// Live checkpoints at which a bundle, or a model (whose capacity is then what it is to be), is looked at.

@@ -182,6 +182,8 @@ impl<'a> Runner<'a> {
     fn go_back(&mut self) -> Result<()> {
         self.stream.restore(self.filled).context("going back to where the streams were filled")?;
         self.fed = self.case.fed;
+        let (found, expected) = (self.stream.position().1, self.case.fill * self.stream.contract().batch);
+        ensure!(found == expected, "{found} checkpoints are live, expected {expected}");
         Ok(())
     }
 

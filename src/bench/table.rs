@@ -13,13 +13,13 @@ const COLUMNS: [(&str, usize); 10] = [
     ("p99.9", 7),
     ("max", 7),
     ("min", 7),
-    ("tok/s", 8),
+    ("tok/s", 7),
     ("ratio", 7),
     ("read", 5),
     ("end", 7),
 ];
 /// Width of a backend's name.
-const NAME: usize = 11;
+const NAME: usize = 12;
 
 /// What was measured, and what it was measured on.
 pub fn table(record: &Record) -> String {
@@ -82,14 +82,22 @@ fn row(run: &Run, first: &Run) -> String {
     let times = [ordinary.p50, ordinary.p90, ordinary.p99, ordinary.p999, ordinary.max, ordinary.min];
     let mut cells: Vec<String> = times.map(micros).to_vec();
     cells.push(count(run.tokens_per_second));
-    cells.push(format!("{:.2}×", ordinary.p50 / first.ordinary.p50));
-    cells.push(if run.device == "cpu" { format!("{:.0}%", 100.0 * share(run)) } else { "-".into() });
+    cells.push(ratio(ordinary.p50 / first.ordinary.p50));
+    cells.push(if run.device == "cpu" { percent(share(run)) } else { "-".into() });
     cells.push(segment_end.as_ref().map_or("-".into(), |end| micros(end.p50)));
     if ordinary.count == 0 {
         cells[..6].fill("-".into());
         cells[7..9].fill("-".into());
     }
-    let mut line = format!("  {:<1$}", series(run), NAME - 2);
+    let mut line = format!(" {:<1$}", series(run), NAME - 1);
+    if line.chars().count() > NAME {
+        line = format!(
+            "{}
+{:NAME$}",
+            line.trim_end(),
+            ""
+        );
+    }
     for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
         line.push_str(&right(cell, width));
     }
@@ -180,8 +188,19 @@ fn count(count: f64) -> String {
     match count {
         count if count < 99_999.5 => format!("{count:.0}"),
         count if count < 999_500.0 => format!("{:.0}k", count / 1e3),
-        count => format!("{:.2}M", count / 1e6),
+        count if count < 99.995e6 => format!("{:.2}M", count / 1e6),
+        count => format!("{:.0}M", count / 1e6),
     }
+}
+
+/// How many times, in at most six characters below 99999.
+fn ratio(times: f64) -> String {
+    if times < 99.995 { format!("{times:.2}×") } else { format!("{times:.0}×") }
+}
+
+/// A part in at most five characters.
+fn percent(part: f64) -> String {
+    if part < 9.995 { format!("{:.0}%", 100.0 * part) } else { ">999%".into() }
 }
 
 #[cfg(test)]
@@ -221,8 +240,8 @@ mod tests {
         // 500 kB in 40 µs are 12.5 GB/s, a quarter of 50.
         let expected =
             ["tract", "40.0", "44.0", "60.0", "160", "36000", "36.0", "25000", "1.00×", "25%", "43.0"];
-        assert_eq!(words(&text, "tract  "), expected, "{text}");
-        let plain = words(&text, "ort plain  ");
+        assert_eq!(words(&text, "tract "), expected, "{text}");
+        let plain = words(&text, "ort plain ");
         assert_eq!((plain[9], plain[10]), ("2.50×", "10%"), "{text}");
         assert!(text.contains("10.0 µs at the 50.0 GB/s"), "{text}");
     }
@@ -256,7 +275,9 @@ mod tests {
             for number in [1.0, 9.99999, 5.0] {
                 let number = number * 10f64.powi(exponent);
                 assert!(micros(number).len() <= 6, "{}", micros(number));
-                assert!(number > 1e8 || count(number).len() <= 7, "{}", count(number));
+                assert!(number > 1e10 || count(number).len() <= 6, "{}", count(number));
+                assert!(ratio(number.min(9e4)).chars().count() <= 6, "{}", ratio(number));
+                assert!(percent(number).len() <= 5, "{}", percent(number));
             }
         }
         assert_eq!([micros(99.84), micros(99.96), micros(1e6)], ["99.9", "100", "1.0e6"]);

@@ -189,12 +189,12 @@ mod tests {
     fn a_round_s_median_is_that_of_its_ordinary_runs() {
         let began = Instant::now();
         let mut tally = Tally::new(began);
-        for round in [[10, 20, 30], [40, 50, 60]] {
-            for (at, time) in (0..).zip(round) {
+        for (start, round) in [(0, [10, 20, 30]), (5, [40, 50, 60])] {
+            for (at, time) in (start..).zip(round) {
                 tally.add(&ran(began, at, time, Kind::Ordinary));
             }
-            tally.add(&ran(began, 3, 1000, Kind::End));
-            tally.add(&ran(began, 4, 2000, Kind::Short));
+            tally.add(&ran(began, start + 3, 1000, Kind::End));
+            tally.add(&ran(began, start + 4, 2000, Kind::Short));
             tally.end_round();
         }
         let medians: Vec<i64> = tally.rounds_us.iter().map(|us| us.round() as i64).collect();

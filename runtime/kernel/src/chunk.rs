@@ -3,49 +3,16 @@
 //! Tokens are written one by one, for each sees the memory as the ones before have left it; but all of them read the same
 //! checkpoints. So the checkpoints wait until a block of tokens has been written, and are then read by all of it: what was
 //! a product of a matrix and a vector for each token is one of two matrices, and a checkpoint is loaded once a block.
-//!
-//! Lanes are tokens here: a vector has one feature of many tokens, and a checkpoint's element is multiplied by all of it.
-//! Sizes need not be whole vectors then, sums need not be taken across lanes, and what is done with an answer (bias, GELU,
-//! weight) is done to whole vectors.
 
-use super::matvec;
-use super::ops;
-use super::parameters::{self, Parameters};
+use super::matmul::{BLOCK, Matmul, Row, TILE, widen};
+use super::parameters::Parameters;
 use super::plan::{Plan, Scratch, Weights};
 use super::read::gates_of;
-use super::simd::{Simd, WIDE};
-use super::{Cells, Run, math};
-
-/// Tokens in a block.
-const BLOCK: usize = 32;
-
-/// Wide vectors in a [`Row`].
-const VECTORS: usize = BLOCK / WIDE;
+use super::simd::{Simd, Task, WIDE};
+use super::{Run, math, matvec, ops};
 
 /// A block of fewer is read token by token: lanes without a token cost as much as those with one.
-const FEWEST: usize = 4;
-
-/// Rows of a matrix that are multiplied side by side, where a wide vector is one register; half of them, where it is two.
-const TILE: usize = 8;
-
-/// One feature of all tokens of a block, in whole cache lines.
-#[derive(Clone, Debug)]
-#[repr(align(64))]
-pub(super) struct Row([[f32; WIDE]; VECTORS]);
-
-impl Row {
-    const ZERO: Self = Self([[0.0; WIDE]; VECTORS]);
-
-    #[inline(always)]
-    fn tokens(&self) -> &[f32; BLOCK] {
-        self.0.as_flattened().first_chunk().expect("the tokens of a block")
-    }
-
-    #[inline(always)]
-    fn tokens_mut(&mut self) -> &mut [f32; BLOCK] {
-        self.0.as_flattened_mut().first_chunk_mut().expect("the tokens of a block")
-    }
-}
+const FEWEST: usize = 8;
 
 /// What a block's tokens have left to be read with, and what is read; empty where a function is read token by token.
 ///
@@ -122,33 +89,23 @@ pub(super) fn read<S: Simd>(
     count: usize,
 ) {
     take(simd, plan, scratch, run, head, token);
-    if token % BLOCK + 1 < count {
-        return;
+    if token % BLOCK + 1 == count {
+        let tokens = Tokens { head, first: token + 1 - count, count };
+        simd.apart(Read { plan, block: &mut scratch.block, run, tokens });
     }
-    let tokens = Tokens { first: token + 1 - count, count };
-    let block = &mut scratch.block;
-    weigh(simd, plan, block, run, head, tokens);
-    block.sums.fill(Row::ZERO);
-    for slot in 0..plan.live(run) {
-        let reading = tokens.lanes(&block.weights[slot]).iter().filter(|weight| **weight != 0.0).count();
-        if reading > 0 {
-            let checkpoint = Parameters::only(run.cache, head * plan.capacity + slot);
-            add_checkpoint(simd, plan, block, checkpoint, slot, tokens, reading == count);
-        }
-    }
-    finish(plan, block, run, head, tokens);
 }
 
-/// The tokens of a block.
+/// A head's tokens of a block.
 #[derive(Clone, Copy)]
 struct Tokens {
+    head: usize,
     /// Of the run.
     first: usize,
     count: usize,
 }
 
 impl Tokens {
-    /// Wide vectors that have them.
+    /// Wide vectors of a row that have them.
     #[inline(always)]
     fn vectors(self) -> usize {
         self.count.div_ceil(WIDE)
@@ -158,6 +115,31 @@ impl Tokens {
     #[inline(always)]
     fn lanes(self, row: &Row) -> &[f32] {
         &row.tokens()[..self.count]
+    }
+}
+
+/// The read of a block whose tokens have all been taken up.
+struct Read<'r, 'a, 'b> {
+    plan: &'r Plan,
+    block: &'r mut Block,
+    run: &'r mut Run<'a, 'b>,
+    tokens: Tokens,
+}
+
+impl Task for Read<'_, '_, '_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { plan, block, run, tokens } = self;
+        weigh(simd, plan, block, run, tokens);
+        block.sums.fill(Row::ZERO);
+        for slot in 0..plan.live(run) {
+            let weights = tokens.lanes(&block.weights[slot]);
+            let reading = weights.iter().filter(|weight| **weight != 0.0).count();
+            if reading > 0 {
+                add_checkpoint(simd, plan, block, run, tokens, slot, reading == tokens.count);
+            }
+        }
+        finish(plan, block, run, tokens);
     }
 }
 
@@ -205,29 +187,25 @@ fn put(rows: &mut [Row], lane: usize, x: &[f32]) {
 
 /// The memories' weights, as the answers are to be multiplied by.
 #[inline(always)]
-fn weigh<S: Simd>(
-    simd: S,
-    plan: &Plan,
-    block: &mut Block,
-    run: &mut Run<'_, '_>,
-    head: usize,
-    tokens: Tokens,
-) {
-    let live = plan.live(run);
-    let of_head = |tensor: usize| run.cache[tensor].blocks(head * plan.capacity, live, plan.head_size);
-    let (weights, widened) = (&mut block.weights[..=live], &mut block.widened);
+fn weigh<S: Simd>(simd: S, plan: &Plan, block: &mut Block, run: &mut Run<'_, '_>, tokens: Tokens) {
+    let (live, first) = (plan.live(run), tokens.head * plan.capacity);
+    let of_head = |tensor: usize| run.cache[tensor].blocks(first, live, plan.head_size);
+    let Block { queries, inputs, weights, divisors, widened, .. } = block;
+    let (weights, vectors) = (&mut weights[..=live], tokens.vectors());
+    let mut multiply = |w, x: &[Row], y: &mut [Row]| {
+        simd.apart(Matmul { w, x, bias: None, weight: None, y, vectors, widened, next: None });
+    };
     match plan.weights {
-        Weights::One => weights.fill(Row([[1.0; WIDE]; VECTORS])),
-        Weights::Mean => weights.fill(Row([[1.0 / (live + 1) as f32; WIDE]; VECTORS])),
+        Weights::One => weights.fill(Row::all(1.0)),
+        Weights::Mean => weights.fill(Row::all(1.0 / (live + 1) as f32)),
         Weights::Gates(scoring) => {
-            let product = Product { x: &block.queries, bias: None, weight: None, vectors: tokens.vectors() };
-            multiply(simd, of_head(scoring.cached_contexts), product, &mut weights[..live], widened);
-            softmax(scoring.scale, tokens.vectors(), weights);
+            multiply(of_head(scoring.cached_contexts), queries, &mut weights[..live]);
+            softmax(scoring.scale, vectors, weights);
         }
     }
     if !run.gates.is_empty() {
         for lane in 0..tokens.count {
-            let gates = gates_of(plan, run.gates, head, tokens.first + lane);
+            let gates = gates_of(plan, run.gates, tokens.head, tokens.first + lane);
             gates[live..].fill(0.0);
             for (gate, weight) in gates.iter_mut().zip(&weights[..live]) {
                 *gate = weight.tokens()[lane];
@@ -236,9 +214,8 @@ fn weigh<S: Simd>(
         }
     }
     if let Some(normalizer) = plan.normalizer {
-        let product = Product { x: &block.inputs[0], bias: None, weight: None, vectors: tokens.vectors() };
-        multiply(simd, of_head(normalizer.cached), product, &mut block.divisors[..live], widened);
-        normalize_weights(plan.normalizes_soup, &block.divisors, weights);
+        multiply(of_head(normalizer.cached), &inputs[0], &mut divisors[..live]);
+        normalize_weights(plan.normalizes_soup, divisors, weights);
     }
 }
 
@@ -299,39 +276,37 @@ fn add_checkpoint<S: Simd>(
     simd: S,
     plan: &Plan,
     block: &mut Block,
-    checkpoint: Parameters<'_, Cells<'_>>,
-    slot: usize,
+    run: &Run<'_, '_>,
     tokens: Tokens,
+    slot: usize,
     of_all: bool,
 ) {
     let Block { inputs, weights, sums, answer, bias, widened, .. } = block;
     let (weights, vectors) = (&weights[slot], tokens.vectors());
+    let of_slot = |slot: usize| {
+        let index = tokens.head * plan.capacity + slot;
+        Parameters::only(run.cache, index)
+    };
+    let (checkpoint, next) = (of_slot(slot), of_slot((slot + 1).min(plan.live(run) - 1)));
     for (j, layer) in plan.layers.iter().enumerate() {
         let bias = checkpoint.bias(layer).map(|cells| {
             widen(simd, cells, &mut bias[..layer.rows]);
             &bias[..layer.rows]
         });
         let (before, after) = inputs.split_at_mut(j + 1);
-        let is_last = after.is_empty();
-        let weight = (is_last && of_all).then_some(weights);
-        let y = match after.first_mut() {
-            Some(next) => next,
-            None if of_all => &mut *sums,
-            None => &mut *answer,
-        };
-        let product = Product { x: &before[j], bias, weight, vectors };
-        multiply(simd, checkpoint.weight(layer), product, y, widened);
-        if !is_last {
+        let (x, w, next) = (&before[j], checkpoint.weight(layer), Some(next.weight(layer)));
+        if let Some(y) = after.first_mut() {
+            simd.apart(Matmul { w, x, bias, weight: None, y, vectors, widened, next });
             y.iter_mut().for_each(|row| gelu(&mut row.0[..vectors]));
+        } else if of_all {
+            simd.apart(Matmul { w, x, bias, weight: Some(weights), y: sums, vectors, widened, next });
+        } else {
+            simd.apart(Matmul { w, x, bias, weight: None, y: answer, vectors, widened, next });
+            add_where_read(weights, answer, sums);
         }
-    }
-    if !of_all {
-        add_where_read(weights, answer, sums);
     }
     if plan.skip {
-        for (sum, x) in sums.iter_mut().zip(&inputs[0]) {
-            add_where_weighted(weights, x, sum);
-        }
+        add_where_read(weights, &inputs[0], sums);
     }
 }
 
@@ -344,135 +319,26 @@ fn gelu(vectors: &mut [[f32; WIDE]]) {
     }
 }
 
+/// sums += weight · x where the weight is not 0.
 #[inline(always)]
-fn add_where_read(weights: &Row, answer: &[Row], sums: &mut [Row]) {
-    for (sum, answer) in sums.iter_mut().zip(answer) {
-        add_where_weighted(weights, answer, sum);
-    }
-}
-
-/// sum += weight · x where the weight is not 0.
-#[inline(always)]
-fn add_where_weighted(weights: &Row, x: &Row, sum: &mut Row) {
-    let lanes = sum.tokens_mut().iter_mut().zip(x.tokens()).zip(weights.tokens());
-    for ((sum, x), weight) in lanes {
-        *sum += if *weight == 0.0 { 0.0 } else { weight * x };
+fn add_where_read(weights: &Row, x: &[Row], sums: &mut [Row]) {
+    for (sum, x) in sums.iter_mut().zip(x) {
+        let lanes = sum.tokens_mut().iter_mut().zip(x.tokens()).zip(weights.tokens());
+        for ((sum, x), weight) in lanes {
+            *sum += if *weight == 0.0 { 0.0 } else { weight * x };
+        }
     }
 }
 
 /// y, which has the online memory's answers, comes to be the weighted sum of all.
 #[inline(always)]
-fn finish(plan: &Plan, block: &Block, run: &mut Run<'_, '_>, head: usize, tokens: Tokens) {
+fn finish(plan: &Plan, block: &Block, run: &mut Run<'_, '_>, tokens: Tokens) {
     let online = &block.weights[plan.live(run)];
     for (lane, &weight) in tokens.lanes(online).iter().enumerate() {
-        let y = &mut run.y[plan.part(head, tokens.first + lane)];
+        let y = &mut run.y[plan.part(tokens.head, tokens.first + lane)];
         for (y, sum) in y.iter_mut().zip(&block.sums) {
             let online = if weight == 0.0 { 0.0 } else { weight * *y };
             *y = online + sum.tokens()[lane];
-        }
-    }
-}
-
-/// The cells as f32.
-#[inline(always)]
-fn widen<S: Simd>(simd: S, cells: Cells<'_>, y: &mut [f32]) {
-    y.fill(0.0);
-    parameters::add_scaled(simd, 1.0, cells, y);
-}
-
-/// What a matrix W `[rows, cols]` is multiplied by, and how it ends.
-#[derive(Clone, Copy)]
-struct Product<'a> {
-    /// `[cols]`.
-    x: &'a [Row],
-    /// b, `[rows]`.
-    bias: Option<&'a [f32]>,
-    /// y += weight (W x + b), not y = W x + b.
-    weight: Option<&'a Row>,
-    /// Wide vectors that have tokens.
-    vectors: usize,
-}
-
-/// The product of W and x, into y `[rows]`, by tiles of rows.
-#[inline(always)]
-fn multiply<S: Simd>(simd: S, w: Cells<'_>, product: Product<'_>, y: &mut [Row], widened: &mut [f32]) {
-    let (cols, rows) = (product.x.len(), y.len());
-    let tile = if S::WIDE_REGISTERS == 1 { TILE } else { TILE / 2 };
-    for (start, y) in (0..rows).step_by(tile).zip(y.chunks_mut(tile)) {
-        let w = match w.rows(start, y.len(), cols) {
-            Cells::F32(w) => w,
-            w => {
-                widen_rows(simd, w, cols, &mut widened[..y.len() * cols]);
-                &widened[..y.len() * cols]
-            }
-        };
-        let bias = product.bias.map(|bias| &bias[start..][..y.len()]);
-        let product = Product { bias, ..product };
-        if S::WIDE_REGISTERS > 1 {
-            for vector in 0..product.vectors {
-                multiply_tile::<S, { TILE / 2 }, 1>(simd, w, product, vector, y);
-            }
-        } else if product.vectors == VECTORS {
-            multiply_tile::<S, TILE, VECTORS>(simd, w, product, 0, y);
-        } else {
-            multiply_tile::<S, TILE, 1>(simd, w, product, 0, y);
-        }
-    }
-}
-
-/// Row by row, each by its own step or all by one.
-#[inline(always)]
-fn widen_rows<S: Simd>(simd: S, w: Cells<'_>, cols: usize, widened: &mut [f32]) {
-    let each = matches!(w, Cells::I8(_, steps) if steps.len() > 1);
-    let len = if each { cols } else { widened.len() };
-    for (row, widened) in widened.chunks_exact_mut(len).enumerate() {
-        widen(simd, w.rows(row, 1, len), widened);
-    }
-}
-
-/// At most R rows, and C wide vectors of tokens from `vector` on.
-///
-/// All sums stay in registers over the columns. Where there are fewer than R rows, the last stands in for those that are
-/// missing, so that this is one piece of code, and its other sums are dropped.
-#[inline(always)]
-fn multiply_tile<S: Simd, const R: usize, const C: usize>(
-    simd: S,
-    w: &[f32],
-    product: Product<'_>,
-    vector: usize,
-    y: &mut [Row],
-) {
-    let (x, last) = (product.x, y.len() - 1);
-    let mut rows: [&[f32]; R] = [&[]; R];
-    let mut sums = [[simd.wide_splat(0.0); C]; R];
-    for (r, (row, sums)) in rows.iter_mut().zip(&mut sums).enumerate() {
-        *row = &w[r.min(last) * x.len()..][..x.len()];
-        if let Some(bias) = product.bias {
-            *sums = [simd.wide_splat(bias[r.min(last)]); C];
-        }
-    }
-    for (i, x) in x.iter().enumerate() {
-        let mut lanes = [simd.wide_splat(0.0); C];
-        for (lanes, x) in lanes.iter_mut().zip(&x.0[vector..vector + C]) {
-            *lanes = simd.wide_load(x);
-        }
-        for (row, sums) in rows.iter().zip(&mut sums) {
-            let w = simd.wide_splat(row[i]);
-            for (sum, lanes) in sums.iter_mut().zip(&lanes) {
-                *sum = simd.wide_mul_add(w, *lanes, *sum);
-            }
-        }
-    }
-    for (sums, y) in sums.iter().zip(y) {
-        for (j, sum) in sums.iter().enumerate() {
-            let y = &mut y.0[vector + j];
-            let sum = match product.weight {
-                Some(weight) => {
-                    simd.wide_mul_add(simd.wide_load(&weight.0[vector + j]), *sum, simd.wide_load(y))
-                }
-                None => *sum,
-            };
-            simd.wide_store(sum, y);
         }
     }
 }

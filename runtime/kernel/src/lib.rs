@@ -4,9 +4,10 @@
 //! memory and its cached checkpoints are read (DESIGN.md section 3). It replaces the body of an ONNX function in
 //! any backend, so nothing in here knows of a graph.
 //!
-//! A head's tokens are run one after the other and the heads likewise, so a head's part of the cache, which is
-//! contiguous, streams by once a token and stays close between the tokens of a chunk. The least time a token can
-//! take is that of reading the state and the live checkpoints once and writing the state once.
+//! A head's tokens are written one after the other and the heads likewise, so a head's part of the cache, which is
+//! contiguous, streams by once a token. The least time a token can take is that of reading the state and the live
+//! checkpoints once and writing the state once. Of a run of many tokens, blocks read the checkpoints together, as products of
+//! matrices, where all are read and each is a matrix or a deep memory.
 //!
 //! Matrix memories (linear, SWLA, gated delta) are run as the deep memory of one layer that they are: the gradient of
 //! ½‖M k‖² with v in the place of M k is v kᵀ. A GRU or an LSTM steps all heads at once, so there tokens go outside and
@@ -18,6 +19,7 @@ mod cell;
 mod checkpoints;
 mod chunk;
 mod math;
+mod matmul;
 mod matvec;
 mod ops;
 mod parameters;

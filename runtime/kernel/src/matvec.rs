@@ -245,7 +245,7 @@ impl Products for WideMultiplier<'_> {
 #[inline(always)]
 fn as_wide<S: Simd>(x: &[f32]) -> Option<&[WideLanes]> {
     let (wide, tail) = x.as_chunks::<WIDE>();
-    (S::WIDE_REGISTERS == 1 && tail.is_empty()).then_some(wide)
+    (S::IS_WIDE && tail.is_empty()).then_some(wide)
 }
 
 /// y = W x for W `[rows, cols]`, x `[cols]`, y `[rows]`; W is somewhere in what `ahead` is over.

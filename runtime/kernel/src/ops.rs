@@ -255,7 +255,7 @@ fn step_row<S: Simd, const PAST: bool, const MOMENTUM: bool>(
 ) {
     let rate = step.rate * left;
     let tail = right.len() / LANES * LANES;
-    if S::WIDE_REGISTERS == 1 && right.len().is_multiple_of(WIDE) {
+    if S::IS_WIDE && right.len().is_multiple_of(WIDE) {
         wide_step_lanes::<S, PAST, MOMENTUM>(simd, step, rate, right, w_past, w, s_past, s);
     } else {
         step_lanes::<S, PAST, MOMENTUM>(simd, step, rate, right, w_past, w, s_past, s);

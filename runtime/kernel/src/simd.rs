@@ -20,8 +20,8 @@ pub(super) trait Simd: Copy {
     type V: Copy;
     /// A wide vector: one register where there is one so wide, else several.
     type W: Copy;
-    /// The registers that a wide vector takes, at least.
-    const WIDE_REGISTERS: usize;
+    /// Whether a wide vector is one register: loops that have the choice go by wide vectors then.
+    const IS_WIDE: bool = false;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;
@@ -71,7 +71,6 @@ pub(super) trait Simd: Copy {
 macro_rules! wide_is_a_pair {
     () => {
         type W = [Self::V; 2];
-        const WIDE_REGISTERS: usize = 2;
 
         #[inline(always)]
         fn wide_splat(self, x: f32) -> Self::W {
@@ -396,7 +395,7 @@ mod x86 {
     impl Simd for Avx512 {
         type V = __m256;
         type W = __m512;
-        const WIDE_REGISTERS: usize = 1;
+        const IS_WIDE: bool = true;
 
         #[inline(always)]
         fn apart(self, task: impl Task) {

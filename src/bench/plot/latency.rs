@@ -1,5 +1,6 @@
 //! Latency against fill: a line a backend through p50, whiskers to p99, and the floor that bandwidth sets.
 
+use std::cmp::Ordering;
 use std::fmt::Write;
 
 use super::axis::Axis;
@@ -39,9 +40,12 @@ pub fn floor_us(run: &Run) -> Option<f64> {
 /// One setting's plot.
 pub fn latency(runs: &[&Run], size: Size) -> String {
     let mut svg = open(size, "Latency against live checkpoints: p50, with a whisker to p99");
+    let runs: Vec<&Run> = runs.iter().copied().filter(|run| run.ordinary.p50 > 0.0).collect();
+    let (runs, floors) = (runs.as_slice(), floors(&runs));
     let names = names(runs);
     let font = size.font;
-    let legend: Vec<&str> = names.iter().map(String::as_str).chain([FLOOR]).collect();
+    let floor = (!floors.is_empty()).then_some(FLOOR);
+    let legend: Vec<&str> = names.iter().map(String::as_str).chain(floor).collect();
     let rows = legend_rows(&legend, size);
     let frame = Frame {
         left: 4.6 * font,
@@ -51,12 +55,12 @@ pub fn latency(runs: &[&Run], size: Size) -> String {
     };
     draw_legend(&mut svg, &rows, names.len(), font);
     let across = Fills::new(runs, (frame.left + 2.0 * font, frame.right - 2.0 * font));
-    let axis = Axis::fitting(&values(runs), frame.up());
+    let axis = Axis::fitting(&values(runs, &floors), frame.up());
     draw_up(&mut svg, frame, font, &axis, duration);
     draw_across(&mut svg, frame, font, &across.places());
     let middle = (frame.left + frame.right) / 2.0;
     label(&mut svg, (middle, size.height - 0.5 * font), "middle", "muted", "live checkpoints");
-    draw_floor(&mut svg, runs, &across, &axis);
+    draw_floor(&mut svg, &floors, &across, &axis);
     for (index, name) in names.iter().enumerate() {
         let shift = (index as f64 - (names.len() - 1) as f64 / 2.0) * APART;
         let of_name: Vec<&Run> = runs.iter().copied().filter(|run| series(run) == *name).collect();
@@ -78,13 +82,21 @@ fn names(runs: &[&Run]) -> Vec<String> {
     names
 }
 
+/// The least floor at each fill; one that is far below all is left out.
+fn floors(runs: &[&Run]) -> Vec<(usize, f64)> {
+    let least = runs.iter().map(|run| run.ordinary.p50).fold(f64::INFINITY, f64::min);
+    let mut floors: Vec<(usize, f64)> =
+        runs.iter().filter_map(|run| Some((run.fill, floor_us(run)?))).collect();
+    floors.sort_by(|a, b| (a.0, a.1).partial_cmp(&(b.0, b.1)).unwrap_or(Ordering::Equal));
+    floors.dedup_by_key(|(fill, _)| *fill);
+    floors.retain(|(_, floor)| *floor > DEEP * least);
+    floors
+}
+
 /// All that the axis up has to show.
-fn values(runs: &[&Run]) -> Vec<f64> {
+fn values(runs: &[&Run], floors: &[(usize, f64)]) -> Vec<f64> {
     let times = runs.iter().flat_map(|run| [run.ordinary.p50, run.ordinary.p99]);
-    let least =
-        runs.iter().map(|run| run.ordinary.p50).filter(|p50| *p50 > 0.0).fold(f64::INFINITY, f64::min);
-    let floors = runs.iter().filter_map(|run| floor_us(run)).filter(|floor| *floor > DEEP * least);
-    times.chain(floors).collect()
+    times.chain(floors.iter().map(|(_, floor)| *floor)).collect()
 }
 
 /// Where fills lie across.
@@ -173,23 +185,16 @@ fn hint(run: &Run) -> String {
     )
 }
 
-/// The least floor at each fill; one that is far below all is left out.
-fn draw_floor(svg: &mut String, runs: &[&Run], across: &Fills, axis: &Axis) {
-    let floor = |fill: &usize| {
-        let of_fill = runs.iter().filter(|run| run.fill == *fill).filter_map(|run| floor_us(run));
-        let floor = of_fill.fold(f64::INFINITY, f64::min);
-        axis.has(floor).then(|| (across.at(*fill), axis.at(floor), floor))
-    };
-    let points: Vec<(f64, f64, f64)> = across.fills.iter().filter_map(floor).collect();
+fn draw_floor(svg: &mut String, floors: &[(usize, f64)], across: &Fills, axis: &Axis) {
+    if floors.is_empty() {
+        return;
+    }
+    let point = |(fill, floor): &(usize, f64)| (across.at(*fill), axis.at(*floor), *floor);
+    let points: Vec<(f64, f64, f64)> = floors.iter().map(point).collect();
     svg.push_str("<g class=\"floor\" stroke=\"currentColor\">");
     let line: Vec<String> = points.iter().map(|(x, y, _)| format!("{x:.1} {y:.1}")).collect();
-    if !line.is_empty() {
-        let _ = write!(
-            svg,
-            "<path fill=\"none\" stroke-width=\"1.5\" stroke-dasharray=\"1 3\" d=\"M{}\"/>",
-            line.join("L")
-        );
-    }
+    let line = line.join("L");
+    let _ = write!(svg, "<path fill=\"none\" stroke-width=\"1.5\" stroke-dasharray=\"1 3\" d=\"M{line}\"/>");
     for (x, y, floor) in points {
         let _ = write!(
             svg,

@@ -358,5 +358,7 @@ mod tests {
         let bars = bars(&histogram, &[Axis::log(&times, (0.0, 100.0))]);
         assert_eq!(bars.iter().map(|bar| bar.1).sum::<u64>(), 12);
         assert!(bars.iter().any(|((start, end), count)| *count == 1 && (*start..=*end).contains(&50.0)));
+        let full = self::bars(&[(1.0, u64::MAX), (1.0, u64::MAX)], &[Axis::log(&[1.0], (0.0, 100.0))]);
+        assert_eq!(full.iter().map(|bar| bar.1).max(), Some(u64::MAX));
     }
 }

@@ -98,6 +98,10 @@ fn a_plot_of_many_steps_is_bounded() {
     assert!(histogram(&run, SIZE).len() < 20_000);
     assert!(timeline(&run, SIZE).contains("<title>outlier, "));
     assert!(timeline(&run, SIZE).contains("<title>segment end, "));
+    // Every other step an outlier.
+    let mut wild = run;
+    wild.timeline.iter_mut().step_by(2).for_each(|point| point.1 *= 1000.0);
+    assert_eq!(timeline(&wild, SIZE).matches("<title>outlier, ").count(), 40);
 }
 
 #[test]
@@ -123,6 +127,14 @@ fn the_floor_is_bytes_over_bandwidth() {
     assert_eq!(floor_us(&run), Some(1.0));
     run.bandwidth_bytes_per_second = f64::NAN;
     assert_eq!(floor_us(&run), None);
+}
+
+#[test]
+fn a_floor_far_below_is_neither_drawn_nor_named() {
+    let mut run = full("tract", 64, 100.0, 500, 0.0);
+    assert!(latency(&[&run], SIZE).contains("floor</text>"));
+    run.touched = Touched { weights: 100, state: 0, cache: 0 };
+    assert!(!latency(&[&run], SIZE).contains("floor"));
 }
 
 #[test]

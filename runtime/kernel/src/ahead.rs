@@ -10,7 +10,7 @@ use super::simd::Simd;
 /// How far before its turn a line is asked for. Less, and it is late; more, and it has gone again from the cache nearest by.
 const BYTES: usize = 4096;
 /// Of a cache line.
-pub(super) const LINE: usize = 64;
+const LINE: usize = 64;
 
 /// Where a reader that is [`BYTES`] ahead is.
 #[derive(Clone, Copy, Debug)]
@@ -46,5 +46,14 @@ impl Ahead {
         for i in 0..size_of_val(cells) / LINE {
             simd.prefetch(line.wrapping_add(i * LINE));
         }
+    }
+}
+
+/// Asks for the first of the cells, as many as a reader would otherwise have asked for before it comes to them.
+#[inline(always)]
+pub(super) fn prefetch_first<S: Simd>(simd: S, cells: Cells<'_>) {
+    let (first, size) = cells.memory();
+    for line in 0..(cells.len() * size).min(BYTES) / LINE {
+        simd.prefetch(first.wrapping_add(line * LINE));
     }
 }

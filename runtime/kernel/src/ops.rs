@@ -207,8 +207,9 @@ impl StepMatrix<'_> {
     fn rows<S: Simd, const PAST: bool, const MOMENTUM: bool>(self, simd: S) {
         let Self { step, left, right, update, back } = self;
         match right.len() {
-            // Of the usual length the compiler makes a loop without a counter.
+            // Of the usual lengths the compiler makes loops without a counter.
             32 => step_rows::<S, PAST, MOMENTUM>(simd, step, left, &right[..32], update, back),
+            64 => step_rows::<S, PAST, MOMENTUM>(simd, step, left, &right[..64], update, back),
             _ => step_rows::<S, PAST, MOMENTUM>(simd, step, left, right, update, back),
         }
     }

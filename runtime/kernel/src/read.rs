@@ -1,11 +1,11 @@
 //! The read: the online memory and the live checkpoints, weighted.
 
-use super::ahead::Ahead;
+use super::ahead::{self, Ahead};
 use super::checkpoints::Checkpoints;
 use super::matvec::{self, RowSum};
 use super::parameters::{self, Order, Parameters, Tensor};
 use super::plan::{Normalizer, Plan, Scoring, Scratch, Weights};
-use super::simd::Simd;
+use super::simd::{Simd, WIDE};
 use super::{Cells, Run, cell, math, ops};
 
 /// Reads the memories at the token's q into y. A memory of weight 0 is not touched.
@@ -146,6 +146,13 @@ fn weigh<S: Simd>(
 ) -> Chosen {
     let live = plan.live(run);
     let mut chosen = Chosen { count: live, listed: false };
+    if head == 0 && !matches!(plan.weights, Weights::Gates(scoring) if live > scoring.top_k) {
+        for layer in &plan.layers {
+            if live > 0 {
+                ahead::prefetch_first(simd, run.cache[layer.weight].block(0, live * layer.weights()));
+            }
+        }
+    }
     match plan.weights {
         Weights::One => scratch.weights[..=live].fill(1.0),
         Weights::Mean => scratch.weights[..=live].fill(1.0 / (live + 1) as f32),
@@ -197,21 +204,28 @@ fn score<S: Simd>(
 /// The slots of the best scores, as many as `slots` has room for, in ascending order; of equal scores, the lower slot's is
 /// the better.
 ///
-/// One pass, with the best so far kept in order: few scores are among the best of those before them.
+/// One pass, with the best so far kept in order: few scores are among the best of those before them, and a vector's worth
+/// of which none is goes by at once.
 fn choose(scores: &[f32], slots: &mut [usize]) {
     let mut count = 0;
-    for (slot, &score) in scores.iter().enumerate() {
-        if count == slots.len() {
-            match slots.last() {
-                Some(&worst) if score > scores[worst] => count -= 1,
-                _ => continue,
-            }
+    for (block, some) in scores.chunks(WIDE).enumerate() {
+        let is_better = |&worst: &usize| some.iter().fold(false, |any, &score| any | (score > scores[worst]));
+        if count == slots.len() && !slots.last().is_some_and(is_better) {
+            continue;
         }
-        let better = slots[..count].iter().rposition(|&other| scores[other] >= score);
-        let place = better.map_or(0, |better| better + 1);
-        slots.copy_within(place..count, place + 1);
-        slots[place] = slot;
-        count += 1;
+        for (lane, &score) in some.iter().enumerate() {
+            if count == slots.len() {
+                match slots.last() {
+                    Some(&worst) if score > scores[worst] => count -= 1,
+                    _ => continue,
+                }
+            }
+            let better = slots[..count].iter().rposition(|&other| scores[other] >= score);
+            let place = better.map_or(0, |better| better + 1);
+            slots.copy_within(place..count, place + 1);
+            slots[place] = block * WIDE + lane;
+            count += 1;
+        }
     }
     slots.sort_unstable();
 }
@@ -316,4 +330,29 @@ fn read_soup<S: Simd>(simd: S, plan: &Plan, scratch: &mut Scratch, y: &mut [f32]
         tensor.fill(0.0);
     }
     scratch.soup = soup;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chosen_are_the_best_and_of_equals_the_first() {
+        let mut seed = 1u64;
+        let mut next = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for _ in 0..2000 {
+            let scores: Vec<f32> = (0..1 + next(100)).map(|_| next(12) as f32 - 6.0).collect();
+            let mut slots = vec![usize::MAX; 1 + next(scores.len() as u64) as usize];
+            choose(&scores, &mut slots);
+            let mut expected: Vec<usize> = (0..scores.len()).collect();
+            // A stable sort.
+            expected.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            expected.truncate(slots.len());
+            expected.sort();
+            assert_eq!(slots, expected, "{scores:?}");
+        }
+    }
 }

@@ -183,7 +183,7 @@ fn the_parts_of_a_footprint_are_those_that_a_person_counts() {
     // The policy's: three rows of 64 x 64, one of them in f64, and a score for each of 41. The rest are kernels.
     let policy = 64 * 64 * 16 + 41 * 8;
     // Two rows of 128 and one of four projections, of three streams; in a chunk of 20, of 20 tokens of each.
-    let mixer = |rows: usize| rows * (128 + 4 * 128) * 4;
+    let mixer = |rows: usize| rows * (128 + 4 * 128) * 4usize;
     assert_eq!(2 * (steps.shared - policy - mixer(3)), footprint.shared - policy - mixer(3) - mixer(60));
     assert_eq!(steps.weights, model.step().len());
 }

@@ -118,7 +118,7 @@ fn legend(record: &Record) -> String {
         if let Some(paced) = &run.paced {
             let _ = writeln!(
                 text,
-                "{} at {} checkpoints, {} Hz: {} of {} deadlines missed, p99 − p50 {} µs",
+                "{} at {} checkpoints, {} Hz:\n  {} of {} deadlines missed, p99 − p50 {} µs",
                 series(run),
                 run.fill,
                 paced.rate_hz,

@@ -107,6 +107,8 @@ impl Live {
     /// Ends it as Ctrl-C does; what it has said.
     #[track_caller]
     fn stop(mut self) -> String {
+        // Before it says what it runs it may not listen for signals yet.
+        self.wait("what it runs", |live| live.said().contains("in all"));
         Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
         assert!(self.child.wait().unwrap().success(), "{}", self.said());
         self.said()

@@ -241,7 +241,8 @@ impl Plan {
     #[inline(always)]
     pub(super) fn reads_blocks(&self) -> bool {
         let is_layers = matches!(self.kind, Kind::Layers);
-        let reads_all = !matches!(self.weights, Weights::Gates(scoring) if scoring.top_k < self.capacity);
+        // By the function alone, not by the capacity: a cache of fewer slots rounds as a larger one that is not full.
+        let reads_all = !matches!(self.weights, Weights::Gates(scoring) if scoring.top_k < usize::MAX);
         is_layers && self.cached && !self.soup && reads_all
     }
 

@@ -3,14 +3,17 @@
 //! `cargo bench --workspace --bench ratios [-- chunk]`. Runners of a row run the same stream, and their outputs are compared.
 //! Rows that need an ONNX Runtime are left out without one. What others make of the same model is in `peers/`.
 
+#[path = "../src/bench/bandwidth.rs"]
+mod bandwidth;
 mod common;
 #[path = "common/race.rs"]
 mod race;
 
-use common::{Error, LINEAR, Shape, TITANS, config, wanted};
+use bandwidth::Reader;
+use common::{Error, LINEAR, Shape, TITANS, config, median, wanted};
 use mcedge_export::Options;
 use mcedge_models::contract::Dtype;
-use mcedge_runtime::{Engine, EngineOptions, Model, OnnxRuntime, Ort, OrtOptions, Sample, Tract};
+use mcedge_runtime::{Engine, EngineOptions, Footprint, Model, OnnxRuntime, Ort, OrtOptions, Sample, Tract};
 use race::{Runner, engine, race};
 
 const STEPS: usize = 192;
@@ -35,13 +38,29 @@ fn main() -> Result<(), Error> {
 }
 
 /// A row of the table: the times, and each one's ratio to the first.
-fn row(measure: &str, runners: &mut [Runner<'_>], tolerance: f32) -> Result<(), Error> {
+fn row(measure: &str, runners: &mut [Runner<'_>], tolerance: f32) -> Result<Vec<f64>, Error> {
     let times = race(runners, tolerance)?;
     let named: Vec<String> =
         runners.iter().zip(&times).map(|(runner, time)| format!("{} {time:.1}", runner.name)).collect();
     let ratios: Vec<String> = times[1..].iter().map(|time| format!("{:.3}×", time / times[0])).collect();
     println!("| {measure} | {} | {} |", named.join(", "), ratios.join(", "));
-    Ok(())
+    Ok(times)
+}
+
+/// A row of the table: how long reading a step's bytes takes, in the state in which they are after many steps, and the step's
+/// ratio to it.
+fn floor(measure: &str, model: &Model, step_us: f64) {
+    let footprint = Footprint::new(model, false);
+    // Of the embedding one row is read; the state is read and written.
+    let embedding = 255 * 128 * size_of::<f32>();
+    let bytes = (footprint.weights - embedding + 2 * footprint.state + footprint.cache) as u64;
+    let speed = Reader::new(bytes).bytes_per_second(bytes);
+    let floor_us = bytes as f64 / speed * 1e6;
+    println!(
+        "| {measure}, its {bytes} bytes read at {:.1} GB/s | {floor_us:.1} | step {:.3}× |",
+        speed / 1e9,
+        step_us / floor_us
+    );
 }
 
 fn has_onnxruntime() -> bool {
@@ -73,7 +92,11 @@ fn backends(name: &str, memory: &str, fill: usize) -> Result<(), Error> {
             runners.push(Runner::steps(name, engine, STEPS));
         }
     }
-    row(&measure, &mut runners, 1e-3)
+    let times = row(&measure, &mut runners, 1e-3)?;
+    if fill > 0 {
+        floor(&measure, &model, times[0]);
+    }
+    Ok(())
 }
 
 /// Ours on ONNX Runtime by the cache's type, and the plain bodies over f32.
@@ -98,7 +121,8 @@ fn dtypes() -> Result<(), Error> {
         runners.push(Runner::steps(&format!("tract {name}"), on_tract, STEPS));
         runners.push(Runner::steps(&format!("ort plain {name}"), on_ort(&model, plain())?, STEPS));
     }
-    row(&measure, &mut runners, 1e-1)
+    row(&measure, &mut runners, 1e-1)?;
+    Ok(())
 }
 
 /// `ssc`: a step by live checkpoints. These are streams of several lengths: their outputs have nothing in common.
@@ -115,7 +139,8 @@ fn top_k() -> Result<(), Error> {
         let engine = engine(&model, Tract::new(&model)?, None, fill, 8)?;
         runners.push(Runner::steps(&format!("tract at {fill}"), engine, STEPS));
     }
-    row(measure, &mut runners, f32::INFINITY)
+    row(measure, &mut runners, f32::INFINITY)?;
+    Ok(())
 }
 
 /// A segment of 64 tokens as one chunk, and as 64 steps.
@@ -142,7 +167,8 @@ fn chunk(name: &str, memory: &str) -> Result<(), Error> {
             runners.push(Runner::chunks(&format!("{name}, steps"), stepping, TOKENS, 3));
         }
     }
-    row(&measure, &mut runners, 1e-3)
+    row(&measure, &mut runners, 1e-3)?;
+    Ok(())
 }
 
 /// Streams in a batch, and as many engines in turn.
@@ -175,7 +201,8 @@ fn batch() -> Result<(), Error> {
         }
         Ok(())
     });
-    row(&measure, &mut [together, apart], 1e-3)
+    row(&measure, &mut [together, apart], 1e-3)?;
+    Ok(())
 }
 
 /// A stream's token.

@@ -232,7 +232,7 @@ pub enum Scale {
     Mean,
 }
 
-/// The memory function that a block calls.
+/// The function that a block calls: its memory, with what the mixer has around it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BlockFunction {
     /// Index of the block, the `i` of its `past.{i}.*` and `cache.{i}.*`.

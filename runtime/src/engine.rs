@@ -28,7 +28,8 @@ mod tests;
 /// - State, cache and clock of a stream change together, after all that can fail: a failed call leaves every stream as
 ///   it was after its last committed token.
 /// - Every buffer is allocated by [`Engine::new`] or handed over by the backend in exchange for one: memory does not
-///   grow with the streams. The one exception is bounded by the contract's chunk: [`Engine::catch_up`]'s input.
+///   grow with the streams. The exceptions are bounded by the contract's batch and chunk: [`Engine::catch_up`]'s input, and the
+///   rows that a kernel projects, for which it makes room at its first and its longest run.
 pub struct Engine<B: Backend> {
     contract: Contract,
     /// Which model it is: [`Model`]'s.

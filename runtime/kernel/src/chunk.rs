@@ -37,12 +37,17 @@ pub(super) struct Block {
     widened: Box<[f32]>,
 }
 
+/// Zeros that nobody has written: a cache's worth of rows takes room as it is used.
+fn rows(len: usize) -> Box<[Row]> {
+    // SAFETY: zeros are an f32.
+    unsafe { Box::new_zeroed_slice(len).assume_init() }
+}
+
 impl Block {
     pub(super) fn new(plan: &Plan) -> Self {
         if !plan.reads_blocks() {
             return Self::default();
         }
-        let rows = |len: usize| vec![Row::ZERO; len].into_boxed_slice();
         let zeros = |len: usize| vec![0.0; len].into_boxed_slice();
         let rows_if = |is_there: bool, len: usize| rows(if is_there { len } else { 0 });
         let (dh, memories) = (plan.head_size, plan.capacity + 1);

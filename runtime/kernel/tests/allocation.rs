@@ -13,7 +13,8 @@ use mcedge_models::spec::{
 };
 
 const CAPACITY: usize = 5;
-const TOKENS: usize = 3;
+/// Tokens of a run: of so few that each is read alone, and of a block and some more.
+const TOKENS: [usize; 2] = [3, 40];
 const INPUT: Coefficient = Coefficient::Input(FromInput::Input);
 
 /// With everything that a function may have.
@@ -109,7 +110,7 @@ impl Cache {
 }
 
 #[track_caller]
-fn check(function: &MemoryFunction) {
+fn check(function: &MemoryFunction, tokens: usize) {
     let elements = |role: Role, rows: usize| {
         let is_there = function.inputs().contains(&role) || function.outputs().contains(&role);
         if is_there { rows * function.shape(role, CAPACITY).1.iter().product::<usize>() } else { 0 }
@@ -123,12 +124,12 @@ fn check(function: &MemoryFunction) {
     let mut present: Vec<&mut [f32]> = present.iter_mut().map(|x| &mut x[..]).collect();
     let cache = Cache::all(function);
     let cache: Vec<Cells<'_>> = cache.iter().map(Cache::cells).collect();
-    let coefficients: Vec<Vec<f32>> = (0..3).map(|i| tensor(Role::Coefficient(i), TOKENS)).collect();
+    let coefficients: Vec<Vec<f32>> = (0..3).map(|i| tensor(Role::Coefficient(i), tokens)).collect();
     let coefficients: Vec<&[f32]> = coefficients.iter().map(|x| &x[..]).collect();
-    let [q, k, v, u, x] = [Role::Q, Role::K, Role::V, Role::U, Role::X].map(|role| tensor(role, TOKENS));
+    let [q, k, v, u, x] = [Role::Q, Role::K, Role::V, Role::U, Role::X].map(|role| tensor(role, tokens));
     let weights = [Role::RecurrentWeight, Role::RecurrentBias, Role::GateWeight, Role::GateBias];
     let [recurrent_weight, recurrent_bias, gate_weight, gate_bias] = weights.map(|role| tensor(role, 1));
-    let [mut y, mut gates, mut loss] = [Role::Y, Role::Gates, Role::Loss].map(|role| tensor(role, TOKENS));
+    let [mut y, mut gates, mut loss] = [Role::Y, Role::Gates, Role::Loss].map(|role| tensor(role, tokens));
     for isa in Isa::available() {
         let mut kernel = Kernel::with_isa(function, CAPACITY, isa);
         let before = ALLOCATIONS.get();
@@ -161,7 +162,9 @@ fn a_run_allocates_nothing() {
     for memory in memories() {
         for aggregation in aggregations(&memory) {
             for dtype in [Dtype::F32, Dtype::F16, Dtype::I8] {
-                check(&function(memory.clone(), aggregation, dtype));
+                for tokens in TOKENS {
+                    check(&function(memory.clone(), aggregation, dtype), tokens);
+                }
             }
         }
     }

@@ -67,6 +67,9 @@ pub struct Ort {
     inputs: Vec<String>,
     outputs: Vec<String>,
     names: Names,
+    /// The type of each output, where a run may write where the one before has: on the CPU, where no output is an input and
+    /// none has turned out to be of another shape.
+    in_place: Option<Vec<Option<TensorElementType>>>,
     /// Of the inputs of the last run, when it succeeded: see [`shapes`].
     shapes: Option<usize>,
 }
@@ -108,7 +111,10 @@ impl Ort {
         let inputs: Vec<String> = session.inputs().iter().map(|input| input.name().to_owned()).collect();
         let outputs: Vec<String> = session.outputs().iter().map(|output| output.name().to_owned()).collect();
         let names = Names::new(&inputs, &outputs);
-        Ok(Self { session, device, fallback, inputs, outputs, names, shapes: None })
+        let is_apart = outputs.iter().all(|output| !inputs.contains(output));
+        let types = || session.outputs().iter().map(|output| output.dtype().tensor_type()).collect();
+        let in_place = (device == Device::Cpu && is_apart).then(types);
+        Ok(Self { session, device, fallback, inputs, outputs, names, in_place, shapes: None })
     }
 
     /// Why the graph is on the CPU, when another device was asked for and `allow_fallback` was set.
@@ -219,12 +225,11 @@ impl Backend for Ort {
     ) -> Result<(), Error> {
         let inputs: Short<&DynValue> = inputs.collect();
         let shapes = shapes(&inputs);
-        // What a run gave has the shapes that the next will give, for inputs of the same: it writes where that stood. Where
-        // it does not, nothing has been read yet that it could have spoiled.
-        if self.device == Device::Cpu
-            && self.shapes == Some(shapes)
-            && self.names.run(&mut self.session, &inputs, outputs).is_ok()
-        {
+        // What a run gave has the shapes that the next will give, for inputs of the same: it writes where that stood. ONNX
+        // Runtime looks at the shapes, not at the types. Where it fails, nothing has been read yet that it could have spoiled.
+        let fit = |types: &Vec<_>| types.iter().copied().eq(outputs.iter().map(element_type));
+        let in_place = self.shapes == Some(shapes) && self.in_place.as_ref().is_some_and(fit);
+        if in_place && self.names.run(&mut self.session, &inputs, outputs).is_ok() {
             return Ok(());
         }
         self.shapes = None;
@@ -233,12 +238,17 @@ impl Backend for Ort {
         for (output, (_, value)) in outputs.iter_mut().zip(values) {
             *output = value;
         }
+        if in_place {
+            // What fails in place and not otherwise will again: it is not to run twice each time.
+            self.in_place = None;
+        }
         self.shapes = Some(shapes);
         Ok(())
     }
 }
 
-/// A number that is another for inputs of other shapes.
+/// The elements of all inputs: in a graph of ours, another number for inputs of other shapes. In any other ONNX Runtime refuses
+/// outputs that do not fit.
 fn shapes(inputs: &[&DynValue]) -> usize {
     inputs.iter().map(|input| input.shape().num_elements()).sum()
 }

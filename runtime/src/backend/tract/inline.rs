@@ -9,6 +9,10 @@ use tract_onnx::tract_core::internal::{TractErrorContext as _, bail, ensure};
 
 /// Nodes of a graph without calls: functions that call functions twice would otherwise grow it by powers of two.
 const MOST_NODES: usize = 1 << 16;
+/// Functions inside of each other, at most: every one takes room on the stack.
+const MOST_DEPTH: usize = 16;
+/// Slashes in a row in a name, at most: one more is what makes other names new.
+const MOST_SLASHES: usize = 64;
 
 /// Replaces every call of a local function in the main graph by the function's nodes.
 ///
@@ -25,6 +29,7 @@ pub(super) fn expand(model: &mut ModelProto) -> TractResult<()> {
     let mut separator = "/".to_owned();
     while names.iter().any(|name| name.contains(&separator)) {
         separator.push('/');
+        ensure!(separator.len() < MOST_SLASHES, "a name of the graph has {MOST_SLASHES} slashes in a row");
     }
     let mut expander = Expander { functions, separator, calls: 0, nodes: Vec::new() };
     for node in graph.node.drain(..) {
@@ -78,6 +83,7 @@ impl Expander<'_> {
         };
         // In a chain of calls longer than there are functions, one calls itself.
         ensure!(depth < self.functions.0.len(), "function {} calls itself", function.name());
+        ensure!(depth < MOST_DEPTH, "function {} is called inside {MOST_DEPTH} others", function.name());
         self.calls += 1;
         ensure!(self.calls < MOST_NODES, "the graph has more than {MOST_NODES} calls of functions");
         let call = Call::new(function, &node, format!("{}{}", self.calls, self.separator))?;

@@ -81,14 +81,25 @@ fn functions_may_call_functions_but_not_themselves() {
 }
 
 #[test]
-fn growth_by_powers_of_two_ends() {
+fn growth_by_powers_of_three_ends() {
     let level = |n: usize| {
         let called = format!("our.f{}", n + 1);
-        function(&format!("f{n}: a -> b"), &[&format!("{called}: a -> c"), &format!("{called}: c -> b")])
+        let calls = ["a -> c", "c -> d", "d -> b"].map(|operands| format!("{called}: {operands}"));
+        function(&format!("f{n}: a -> b"), &calls.each_ref().map(|call| &call[..]))
     };
-    let mut functions: Vec<_> = (0..30).map(level).collect();
-    functions.push(function("f30: a -> b", &["Neg: a -> b"]));
+    let mut functions: Vec<_> = (0..14).map(level).collect();
+    functions.push(function("f14: a -> b", &["Neg: a -> b"]));
     assert!(refused(model(vec![node("our.f0: x -> y")], functions)).contains("more than 65536"));
+}
+
+#[test]
+fn neither_a_chain_of_functions_nor_a_row_of_slashes_is_followed_to_its_end() {
+    let level = |n: usize| function(&format!("f{n}: a -> b"), &[&format!("our.f{}: a -> b", n + 1)]);
+    let functions: Vec<_> = (0..40_000).map(level).collect();
+    let found = refused(model(vec![node("our.f0: x -> y")], functions));
+    assert_eq!(found, "function f16 is called inside 16 others");
+    let slashes = format!("Neg: x -> {}", "/".repeat(1000));
+    assert!(refused(model(vec![node(&slashes)], vec![])).contains("64 slashes in a row"));
 }
 
 #[test]

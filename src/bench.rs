@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mcedge_models::contract::Contract;
 use mcedge_runtime::snapshot::Snapshot;
@@ -144,7 +144,7 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let record = measure(args)?;
-    say!("{}", table::table(&record).trim_end());
+    // The files first: who reads the table may have gone, and its end is then ours.
     if let Some(path) = &args.json {
         write(path, &(serde_json::to_string(&record)? + "\n"))?;
     }
@@ -154,6 +154,7 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
     if let Some(path) = &args.svg {
         write(path, &plot::latency_svg(&record))?;
     }
+    say!("{}", table::table(&record).trim_end());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -185,15 +186,18 @@ fn measure(args: &Args) -> Result<Record> {
     let after = Conditions::now(began);
     progress.finish_and_clear();
     runners.iter_mut().try_for_each(|runners| agree(runners))?;
+    let mut runs = result::runs(args.rate, &cases, &runners, &bandwidths);
+    let idle_gap_ms = args.idle_gap.map(|gap| gap.as_secs_f64() * 1e3);
+    runs.iter_mut().for_each(|run| run.idle_gap_ms = idle_gap_ms);
     Ok(Record {
         schema: SCHEMA.to_owned(),
         date,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        command: env::args().skip(1).collect(),
+        command: env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect(),
         machine: machine::describe(cpus, args.onnxruntime(&runners)),
         conditions: vec![before, after],
         model: result::facts(&cases[0]),
-        runs: result::runs(args.rate, &cases, &runners, &bandwidths),
+        runs,
     })
 }
 
@@ -238,6 +242,10 @@ impl Args {
     /// What the flags ask for, checked against the model before anything is filled.
     fn plan(&self) -> Result<Plan> {
         self.check_files()?;
+        ensure!(
+            self.chunk == 1 || !self.placement.no_chunks,
+            Usage(format!("--chunk {} runs chunk.onnx, which --no-chunks leaves out", self.chunk))
+        );
         let path = self.bundle.as_deref().context("no BUNDLE to time")?;
         let is_bundle = bundle::is_bundle(path);
         let contract = if is_bundle { self.bundle_contract(path)? } else { self.export_contract(path)? };
@@ -310,6 +318,9 @@ impl Args {
     /// What cannot be written is told before it is made.
     fn check_files(&self) -> Result<()> {
         for (flag, path) in [("json", &self.json), ("html", &self.html), ("svg", &self.svg)] {
+            if let Some(path) = path.as_deref().filter(|path| path.is_dir()) {
+                bail!("--{flag}: {} is a directory, expected a file to write", path.display());
+            }
             let folder =
                 path.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
             if let Some(folder) = folder {
@@ -348,8 +359,11 @@ fn read(path: &Path) -> Result<Record> {
     serde_json::from_value(value).with_context(|| path.display().to_string())
 }
 
-/// Writes a file whole, or leaves what was there.
+/// Writes a file whole, or leaves what was there. A device, a pipe or a link stays what it is, and is written into.
 fn write(path: &Path, text: &str) -> Result<()> {
+    if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        return fs::write(path, text).with_context(|| format!("cannot write {}", path.display()));
+    }
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(format!(".{}", process::id()));
     let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, path));

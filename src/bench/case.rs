@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use mcedge_export::Initializer;
 use mcedge_models::Golden;
 use mcedge_models::spec::Segmentation;
-use mcedge_runtime::snapshot::Draft;
+use mcedge_runtime::snapshot::{Draft, Snapshot};
 use mcedge_runtime::{EngineOptions, Model};
 
 use super::input::Inputs;
@@ -14,6 +14,9 @@ use super::record::Touched;
 use super::{fill, touched};
 use crate::stream::{BackendArg, Placement, Stream};
 use crate::verify;
+
+/// Tokens whose outputs are held against plain bodies where the streams are filled; a chunk may be longer.
+const PROBED: usize = 8;
 
 /// A bundle, its streams with as many checkpoints as are asked for, and what they are given from there on.
 pub struct Case {
@@ -28,6 +31,9 @@ pub struct Case {
     pub fed: u64,
     /// A snapshot of the streams after that.
     pub saved: Vec<u8>,
+    /// Outputs of the next tokens, `[T, B, O]`, as the graph's bodies of standard operations compute them: no kernel is shared
+    /// with what is timed.
+    pub expected: Vec<f32>,
     pub touched: Touched,
     /// Numbers in the graph.
     pub parameters: u64,
@@ -51,7 +57,9 @@ impl Case {
         draft.clear();
         stream.save(&mut draft)?;
         let saved = draft.finish().to_vec();
-        Ok(Self { model, golden, inputs, fill, chunk, fed, saved, touched, parameters })
+        let expected = expect(&model, &inputs, (fill, fed), &saved, PROBED.max(chunk))
+            .with_context(|| format!("running the plain bodies at {fill} checkpoints"))?;
+        Ok(Self { model, golden, inputs, fill, chunk, fed, saved, expected, touched, parameters })
     }
 
     /// Tokens of the golden run that say nothing of a smaller cache than it was made with: those before a checkpoint goes.
@@ -71,6 +79,25 @@ impl Case {
         };
         all.min(kept)
     }
+}
+
+/// What plain bodies on tract make of the `tokens` tokens after those that filled the streams, one by one.
+fn expect(
+    model: &Model,
+    inputs: &Inputs,
+    (fill, fed): (usize, u64),
+    saved: &[u8],
+    tokens: usize,
+) -> Result<Vec<f32>> {
+    let plain = Placement { no_chunks: true, ..Placement::cpu(true, None) };
+    let mut stream = Stream::open(model, BackendArg::Tract, &plain, options(fill))?;
+    stream.restore(&Snapshot::parse(saved)?)?;
+    let (mut given, mut expected) = (inputs.buffer(), Vec::new());
+    for token in 0..tokens as u64 {
+        inputs.fill(&mut given, fed + token, 1);
+        expected.extend_from_slice(stream.push_batch(&given.samples(model.contract().batch))?);
+    }
+    Ok(expected)
 }
 
 /// No more checkpoints than are to be live: where one goes when one comes, their number stays.

@@ -137,9 +137,11 @@ fn fastest(html: &mut String, setting: &str, runs: &[&Run], fill: usize) {
         &format!("{} µs", up(run.ordinary.p50)),
         &format!("p50 with {}", counted(fill, "checkpoint")),
         &format!(
-            "{name}; p99 {} µs; {} tokens/s. {setting}",
-            up(run.ordinary.p99),
-            down(run.tokens_per_second)
+            "{name}; p99 {} µs{}. {setting}",
+            words::or_dash(words::p99(&run.ordinary), up),
+            words::tokens_per_second(run)
+                .map(|rate| format!("; {} tokens/s", down(rate)))
+                .unwrap_or_default()
         ),
     );
     if let Some(floor) = plot::floor_us(run) {
@@ -161,7 +163,7 @@ fn rest(html: &mut String, record: &Record) {
     let paced: Vec<&Run> = record.runs.iter().filter(|run| run.paced.is_some()).collect();
     let missed: u64 = paced.iter().filter_map(|run| run.paced.as_ref()).map(|paced| paced.missed).sum();
     if !paced.is_empty() {
-        let of: u64 = paced.iter().map(|run| all(run)).sum();
+        let of: u64 = paced.iter().filter_map(|run| run.paced.as_ref()).map(|paced| paced.deadlines).sum();
         tile(
             html,
             &missed.to_string(),
@@ -179,11 +181,6 @@ fn rest(html: &mut String, record: &Record) {
     tile(html, &tokens.to_string(), "tokens checked", if tokens > 0 { &error } else { "in no run" });
 }
 
-/// Runs of the graph, segment ends included.
-fn all(run: &Run) -> u64 {
-    run.ordinary.count + run.segment_end.as_ref().map_or(0, |ends| ends.count)
-}
-
 fn tile(html: &mut String, number: &str, what: &str, more: &str) {
     let _ = write!(
         html,
@@ -199,7 +196,7 @@ fn latency(html: &mut String, record: &Record) {
         html,
         "Latency against fill",
         "p50 of the ordinary runs, with a whisker to p99. The floor is what the bytes of weights, state and live cache take at \
-         the bandwidth measured in the same process.",
+         one core's bandwidth, measured in the same process.",
     );
     let groups = plot::groups(&record.runs);
     if let [only] = groups.as_slice() {
@@ -226,7 +223,7 @@ fn floors(html: &mut String, record: &Record) {
     section(
         html,
         "Distance from the bandwidth floor",
-        "The part of this machine's read bandwidth that a run's p50 makes use of. A full bar is the floor.",
+        "The part of one core's read bandwidth that a run's p50 makes use of. A full bar is the floor.",
     );
     html.push_str("<div class=\"floors\">");
     for run in &record.runs {

@@ -51,6 +51,7 @@ pub fn run(backend: &str, fill: usize, rounds_us: &[f64]) -> Run {
         touched: Touched::default(),
         bandwidth_bytes_per_second: 25e9,
         paced: None,
+        idle_gap_ms: None,
         histogram: Vec::new(),
         timeline: Vec::new(),
     }
@@ -98,7 +99,12 @@ pub fn full(backend: &str, fill: usize, middle_us: f64, count: usize, start_s: f
 
 /// A paced run.
 pub fn paced(mut run: Run, rate_hz: f64, missed: u64) -> Run {
-    run.paced = Some(Paced { rate_hz, missed, jitter_us: run.ordinary.p99 - run.ordinary.p50 });
+    run.paced = Some(Paced {
+        rate_hz,
+        missed,
+        deadlines: run.ordinary.count.max(missed),
+        jitter_us: run.ordinary.p99 - run.ordinary.p50,
+    });
     run
 }
 

@@ -31,7 +31,7 @@ const TIMED: Duration = Duration::from_secs(10);
 pub enum Backends {
     /// tract on a CPU, ONNX Runtime for a GPU or for plain bodies
     Auto,
-    /// tract
+    /// tract as --plain says
     Tract,
     /// ONNX Runtime as --device and --plain say
     Ort,
@@ -57,6 +57,13 @@ pub enum Pacing {
     After(Duration),
 }
 
+/// Deadlines that a run missed, of runs due every `period`, when it was done so long after it was due: its own, and those of
+/// runs that could not begin meanwhile.
+pub fn missed(done_after: Duration, period: Duration) -> u64 {
+    let (done_after, period) = (done_after.as_nanos(), period.as_nanos().max(1));
+    u64::try_from(done_after.saturating_sub(1) / period).unwrap_or(u64::MAX)
+}
+
 /// Where graphs run, in the order of the table; ONNX Runtime's library is then loaded. Without one, which is said, `all` is
 /// tract alone.
 pub fn backends(chosen: Backends, placement: &Placement) -> Result<Vec<(BackendArg, Placement)>> {
@@ -66,7 +73,7 @@ pub fn backends(chosen: Backends, placement: &Placement) -> Result<Vec<(BackendA
         Backends::Tract => vec![(BackendArg::Tract, placement.clone())],
         Backends::Ort => vec![(BackendArg::Ort, placement.clone())],
         Backends::All if on_cpu => every_cpu(placement),
-        Backends::All => bail!(Usage("--device and --plain are for --backend ort: name it".into())),
+        Backends::All => bail!(Usage("--device and --plain are for one backend: name it".into())),
     };
     backends.iter().try_for_each(|(backend, placement)| placement.check(*backend))?;
     if !backends.iter().all(|(backend, placement)| placement.is_tract(*backend)) {
@@ -186,6 +193,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_stall_misses_every_deadline_that_passes() {
+        let missed = |us| missed(Duration::from_micros(us), Duration::from_micros(100));
+        assert_eq!([0, 1, 99, 100, 101, 200, 350, 1050].map(missed), [0, 0, 0, 0, 1, 1, 3, 10]);
+        assert_eq!(super::missed(Duration::from_nanos(1), Duration::ZERO), 0);
+    }
 
     fn contract(segmentation: serde_json::Value, capacity: usize, is_cached: bool) -> Contract {
         let state =

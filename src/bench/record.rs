@@ -116,7 +116,8 @@ pub struct Run {
     pub segment_end: Option<Latency>,
     /// Medians of the ordinary runs, round by round: what the noise is told by.
     pub rounds_us: Vec<f64>,
-    /// Tokens a second, of all streams together, segment ends included.
+    /// Tokens of all streams, segment ends included, over the seconds in which the graph ran: where runs are paced or follow a
+    /// gap, more than come through.
     pub tokens_per_second: f64,
     /// Resident memory of the process after the run, bytes: all runs' together.
     pub resident_bytes: Option<u64>,
@@ -127,16 +128,24 @@ pub struct Run {
     pub bandwidth_bytes_per_second: f64,
     /// A paced run.
     pub paced: Option<Paced>,
+    /// The pause before each run, where there was one.
+    #[serde(default)]
+    pub idle_gap_ms: Option<f64>,
     /// Ordinary runs by time: upper edge of a bucket in µs, runs in it. Buckets without runs are left out.
     pub histogram: Vec<(f64, u64)>,
     /// Runs in their order, thinned to a few thousand, outliers kept: seconds since the bench began, µs, whether it ended a segment.
     pub timeline: Vec<(f64, f64, bool)>,
 }
 
-/// Outputs against those of the golden run, and of the first backend.
+/// What is in [`Check::against`] of the golden run, which begins with no checkpoints.
+pub const GOLDEN: &str = "golden run";
+/// And of the graph's bodies of standard operations, on tract, where the streams are filled.
+pub const PLAIN: &str = "plain bodies";
+
+/// Outputs against those of the golden run, of plain bodies, and of the first backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Check {
-    /// `golden run`, `tract`: what they were held against.
+    /// [`GOLDEN`], [`PLAIN`], and the first backend: what they were held against.
     pub against: Vec<String>,
     /// Tokens that were compared, of all streams.
     pub tokens: u64,
@@ -188,8 +197,11 @@ impl Touched {
 pub struct Paced {
     /// Runs a second that were asked for.
     pub rate_hz: f64,
-    /// Runs that were not done when the next was due.
+    /// Runs that were not done when the next was due, and those that could not begin when they were due.
     pub missed: u64,
+    /// Of so many that were due. 0 in records of versions that did not count them.
+    #[serde(default)]
+    pub deadlines: u64,
     /// p99 − p50 of the ordinary runs.
     pub jitter_us: f64,
 }

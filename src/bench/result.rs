@@ -1,7 +1,7 @@
 //! What becomes of a record: the model's facts, and each backend's numbers.
 
 use super::case::Case;
-use super::record::{Check, ModelFacts, Paced, Run};
+use super::record::{Check, GOLDEN, ModelFacts, PLAIN, Paced, Run};
 use super::runner::Runner;
 use super::tally::latency;
 use super::{machine, plan};
@@ -57,7 +57,7 @@ fn run(rate_hz: Option<f64>, case: &Case, runner: &Runner<'_>, first: Option<&st
         chunk: case.chunk,
         threads: runner.threads,
         check: Check {
-            against: ["golden run"].into_iter().chain(first).map(str::to_owned).collect(),
+            against: against(runner, first).map(str::to_owned).collect(),
             tokens: (runner.checked + compared) as u64,
             error: runner.error,
             tolerance: runner.tolerance,
@@ -71,10 +71,22 @@ fn run(rate_hz: Option<f64>, case: &Case, runner: &Runner<'_>, first: Option<&st
         resident_bytes: None,
         touched: case.touched.clone(),
         bandwidth_bytes_per_second: 0.0,
-        paced: rate_hz.map(|rate_hz| Paced { rate_hz, missed: runner.missed, jitter_us }),
+        paced: rate_hz.map(|rate_hz| Paced {
+            rate_hz,
+            missed: runner.missed,
+            deadlines: runner.deadlines,
+            jitter_us,
+        }),
+        idle_gap_ms: None,
         histogram: tally.ordinary.buckets(BUCKETS),
         timeline: tally.timeline(),
     }
+}
+
+/// What the outputs of a run were held against; not against itself.
+fn against<'a>(runner: &Runner<'_>, first: Option<&'a str>) -> impl Iterator<Item = &'a str> {
+    let plain = (!runner.is_plain()).then_some(PLAIN);
+    [GOLDEN].into_iter().chain(plain).chain(first)
 }
 
 /// To three digits behind the point: ns, of µs.

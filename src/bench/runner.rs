@@ -9,7 +9,7 @@ use mcedge_runtime::snapshot::Snapshot;
 
 use super::case::{Case, options};
 use super::input::Given;
-use super::plan::{Length, Pacing};
+use super::plan::{Length, Pacing, missed};
 use super::tally::{Kind, Ran, Tally};
 use crate::stream::{BackendArg, Placement, Stream};
 use crate::verify::{self, Errors, Way};
@@ -42,9 +42,11 @@ pub struct Runner<'a> {
     output: Vec<f32>,
     pub tally: Tally,
     pub missed: u64,
+    /// Of these: runs, and those that could not begin.
+    pub deadlines: u64,
     pub load_ms: f64,
     pub first_us: f64,
-    /// Tokens of the golden run that were compared.
+    /// Tokens that were compared with the golden run's and with those of plain bodies, of all streams.
     pub checked: usize,
     /// The largest error so far.
     pub error: f64,
@@ -82,6 +84,7 @@ impl<'a> Runner<'a> {
             output: Vec::new(),
             tally: Tally::new(began),
             missed: 0,
+            deadlines: 0,
             load_ms,
             first_us: 0.0,
             checked: 0,
@@ -91,6 +94,7 @@ impl<'a> Runner<'a> {
             runs: 0,
         };
         runner.check()?;
+        runner.probe()?;
         Ok(runner)
     }
 
@@ -112,8 +116,39 @@ impl<'a> Runner<'a> {
         let way = if self.case.chunk == 1 { Way::Step } else { Way::Chunk };
         let errors = verify::compare(&mut self.stream, way, golden, tokens)?;
         self.checked = tokens;
-        self.kept.clear();
         self.hold(&errors, "the golden run")
+    }
+
+    /// Holds the runs where the streams are filled against the plain bodies: the golden run may end long before as many
+    /// checkpoints are live.
+    fn probe(&mut self) -> Result<()> {
+        self.go_back()?;
+        let (case, batch) = (self.case, self.stream.contract().batch);
+        let size = self.stream.contract().output.size * batch;
+        let (mut errors, mut tokens) = (Errors::default(), 0);
+        while (tokens + self.tokens()) * size <= case.expected.len() {
+            let count = self.tokens();
+            self.run()?;
+            let expected = &case.expected[tokens * size..(tokens + count) * size];
+            ensure!(
+                self.output.len() == expected.len(),
+                "{} outputs, expected {}",
+                self.output.len(),
+                expected.len()
+            );
+            errors.add(tokens, &self.output, expected);
+            tokens += count;
+        }
+        self.hold(&errors, "the plain bodies")?;
+        if !self.is_plain() {
+            self.checked += tokens * batch;
+        }
+        Ok(())
+    }
+
+    /// Whether it is what outputs are held against itself.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.stream, Stream::Tract(_, true))
     }
 
     /// Takes an error, which is within tolerance or is the end of the bench.
@@ -137,6 +172,7 @@ impl<'a> Runner<'a> {
     pub fn turn(&mut self, turns: &Turns) -> Result<()> {
         self.go_back()?;
         self.runs = 0;
+        self.kept.clear();
         let warm = Instant::now() + turns.warm_up;
         while Instant::now() < warm {
             self.run()?;
@@ -151,32 +187,37 @@ impl<'a> Runner<'a> {
             wait(turns.pacing, due);
             let ran = self.run()?;
             if let Pacing::Every(period) = turns.pacing {
-                let (ended, next) = (Instant::now(), due + period);
-                self.missed += u64::from(ended > next);
+                let ended = Instant::now();
+                let missed = missed(ended - due, period);
+                self.missed += missed;
+                self.deadlines += missed.max(1);
                 // One that is late shifts those after it: they do not pile up.
-                due = next.max(ended);
+                due = (due + period).max(ended);
             }
             self.tally.add(&ran);
             timed += usize::from(ran.kind != Kind::Short);
-            self.stay()?;
+            if self.stay()? {
+                // Going back is not of the stream: what was due meanwhile is due now.
+                due = due.max(Instant::now());
+            }
         }
         self.tally.end_round();
         Ok(())
     }
 
     /// Goes back to where the streams were filled, when they have more or fewer checkpoints than they should. What the
-    /// copying has left in the CPU's caches is not of a stream that goes on, so a run follows that is not timed.
-    fn stay(&mut self) -> Result<()> {
+    /// copying has left in the CPU's caches is not of a stream that goes on, so a run follows that is not timed. Whether it went.
+    fn stay(&mut self) -> Result<bool> {
         let live = self.stream.position().1;
         if live == self.case.fill * self.stream.contract().batch {
-            return Ok(());
+            return Ok(false);
         }
         self.go_back()?;
         let runs = self.stream.contract().segment_tokens().map(|segment| segment / self.case.chunk);
         if runs.is_some_and(|runs| runs >= SETTLES) {
             self.run()?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn go_back(&mut self) -> Result<()> {

@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
-use super::record::{Record, Run};
-use super::words::{bytes, series};
+use super::plot::floor_us;
+use super::record::{GOLDEN, PLAIN, Record, Run};
+use super::words::{
+    bytes, down, jitter_us, or_dash, p99, p999, printable, scientific, series, tokens_per_second,
+};
 
 /// Widths of the columns behind a backend's name.
 const COLUMNS: [(&str, usize); 10] = [
@@ -48,7 +51,11 @@ fn head(record: &Record) -> String {
     let count = record.runs.first().map_or(0, |run| run.rounds_us.len());
     format!(
         "{}: {} numbers{segment}\n{}, {}{rest}\n{count} rounds, {}\n",
-        model.name, model.parameters, machine.cpu, machine.instructions, record.date
+        printable(&model.name),
+        model.parameters,
+        machine.cpu,
+        machine.instructions,
+        record.date
     )
 }
 
@@ -66,24 +73,22 @@ fn heading(run: &Run) -> String {
 
 /// What a run takes at least, by what has to be read.
 fn floor(run: &Run) -> String {
-    let (touched, bandwidth) = (run.touched.total(), run.bandwidth_bytes_per_second);
-    format!(
-        "{} checkpoint{}: {} touched, {} µs at the {:.1} GB/s a core reads",
-        run.fill,
-        if run.fill == 1 { "" } else { "s" },
-        bytes(touched),
-        micros(touched as f64 / bandwidth * 1e6),
-        bandwidth / 1e9
-    )
+    let bandwidth = run.bandwidth_bytes_per_second / 1e9;
+    let floor = floor_us(run)
+        .map(|floor| format!(", {} µs at the {bandwidth:.1} GB/s one core reads", down(floor)))
+        .unwrap_or_default();
+    let plural = if run.fill == 1 { "" } else { "s" };
+    format!("{} checkpoint{plural}: {} touched{floor}", run.fill, bytes(run.touched.total()))
 }
 
 fn row(run: &Run, first: &Run) -> String {
     let Run { ordinary, segment_end, .. } = run;
-    let times = [ordinary.p50, ordinary.p90, ordinary.p99, ordinary.p999, ordinary.max, ordinary.min];
-    let mut cells: Vec<String> = times.map(micros).to_vec();
-    cells.push(count(run.tokens_per_second));
+    let [p50, p90, max, min] = [ordinary.p50, ordinary.p90, ordinary.max, ordinary.min].map(Some);
+    let times = [p50, p90, p99(ordinary), p999(ordinary), max, min];
+    let mut cells: Vec<String> = times.map(|time| or_dash(time, micros)).to_vec();
+    cells.push(or_dash(tokens_per_second(run), count));
     cells.push(ratio(ordinary.p50 / first.ordinary.p50));
-    cells.push(if run.device == "cpu" { percent(share(run)) } else { "-".into() });
+    cells.push(floor_us(run).map_or("-".into(), |floor| percent(floor / run.ordinary.p50)));
     cells.push(segment_end.as_ref().map_or("-".into(), |end| micros(end.p50)));
     if ordinary.count == 0 {
         cells[..6].fill("-".into());
@@ -104,15 +109,10 @@ fn row(run: &Run, first: &Run) -> String {
     line + "\n"
 }
 
-/// What part of the core's read bandwidth an ordinary run makes use of.
-fn share(run: &Run) -> f64 {
-    run.touched.total() as f64 / (run.ordinary.p50 * 1e-6) / run.bandwidth_bytes_per_second
-}
-
 /// What the columns mean, how the outputs were checked, and what is not a column.
 fn legend(record: &Record) -> String {
     let mut text = String::from(
-        "\nratio: p50 by that of the first; read: part of the core's read bandwidth;\nend: p50 of a run that ends a segment\n",
+        "\nratio: p50 by that of the first; read: part of one core's read bandwidth;\nend: p50 of a run that ends a segment\n",
     );
     for run in &record.runs {
         if let Some(paced) = &run.paced {
@@ -123,8 +123,8 @@ fn legend(record: &Record) -> String {
                 run.fill,
                 paced.rate_hz,
                 paced.missed,
-                run.ordinary.count + run.segment_end.as_ref().map_or(0, |end| end.count),
-                micros(paced.jitter_us)
+                paced.deadlines,
+                or_dash(jitter_us(run), micros)
             );
         }
     }
@@ -136,18 +136,35 @@ fn legend(record: &Record) -> String {
             names.push(name);
         }
     }
-    let part = |run: &&Run| run.check.error / run.check.tolerance;
-    if let Some(Run { check, .. }) = record.runs.iter().max_by(|a, b| part(a).total_cmp(&part(b))) {
-        let (error, allowed) = (check.error, check.tolerance);
-        let _ = writeln!(
-            text,
-            "outputs: like the golden run's and each other's, but for {error:.0e} ({allowed:.0e} allowed)"
-        );
-    }
+    text.push_str(&outputs(&record.runs));
     if let Some(resident) = record.runs.last().and_then(|run| run.resident_bytes) {
         let _ = writeln!(text, "resident: {}, all of these in one process", bytes(resident));
     }
     text
+}
+
+/// What the outputs are like, and the error that is nearest to what it may be.
+fn outputs(runs: &[Run]) -> String {
+    let part = |run: &&Run| run.check.error / run.check.tolerance;
+    let Some(Run { check, .. }) = runs.iter().max_by(|a, b| part(a).total_cmp(&part(b))) else {
+        return String::new();
+    };
+    let against = |is: fn(&str) -> bool| runs.iter().flat_map(|run| &run.check.against).any(|name| is(name));
+    let mut like = Vec::new();
+    for (held, name) in [
+        (against(|name| name == GOLDEN), "the golden run's"),
+        (against(|name| name == PLAIN), "the plain bodies'"),
+        (against(|name| name != GOLDEN && name != PLAIN), "each other's"),
+    ] {
+        like.extend(held.then_some(name));
+    }
+    let like = match like.split_last() {
+        None => return "outputs: not checked\n".into(),
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+    };
+    let (error, allowed) = (scientific(check.error), check.tolerance);
+    format!("outputs: like {like},\n  but for {error} ({allowed:e} allowed)\n")
 }
 
 /// How a backend starts, over all of its runs.
@@ -183,24 +200,32 @@ fn micros(us: f64) -> String {
     }
 }
 
-/// A count in at most six characters.
+/// A count in at most six characters, rounded down: more of it is better.
 fn count(count: f64) -> String {
     match count {
-        count if count < 99_999.5 => format!("{count:.0}"),
-        count if count < 999_500.0 => format!("{:.0}k", count / 1e3),
-        count if count < 99.995e6 => format!("{:.2}M", count / 1e6),
-        count => format!("{:.0}M", count / 1e6),
+        count if count < 1e5 => format!("{:.0}", floored(count)),
+        count if count < 1e6 => format!("{:.0}k", floored(count / 1e3)),
+        count if count < 100e6 => format!("{:.2}M", floored(count / 1e4) / 100.0),
+        count => format!("{:.0}M", floored(count / 1e6)),
     }
 }
 
-/// How many times, in at most six characters below 99999.
+/// How many times as long as the first, in at most six characters below 99999, rounded down: the first is not told faster.
 fn ratio(times: f64) -> String {
-    if times < 99.995 { format!("{times:.2}×") } else { format!("{times:.0}×") }
+    match times {
+        times if times < 100.0 => format!("{:.2}×", floored(times * 100.0) / 100.0),
+        times => format!("{:.0}×", floored(times)),
+    }
 }
 
-/// A part in at most five characters.
+/// A part in at most five characters, rounded down.
 fn percent(part: f64) -> String {
-    if part < 9.995 { format!("{:.0}%", 100.0 * part) } else { ">999%".into() }
+    if part < 10.0 { format!("{:.0}%", floored(100.0 * part)) } else { ">999%".into() }
+}
+
+/// Rounded down, but for the noise of floating point.
+fn floored(value: f64) -> f64 {
+    (value + 1e-6).floor()
 }
 
 #[cfg(test)]
@@ -243,7 +268,35 @@ mod tests {
         assert_eq!(words(&text, "tract "), expected, "{text}");
         let plain = words(&text, "ort plain ");
         assert_eq!((plain[9], plain[10]), ("2.50×", "10%"), "{text}");
-        assert!(text.contains("10.0 µs at the 50.0 GB/s"), "{text}");
+        assert!(text.contains("10.00 µs at the 50.0 GB/s"), "{text}");
+    }
+
+    #[test]
+    fn a_quantile_of_too_few_runs_is_not_told() {
+        let of = |count| {
+            let mut run = run("tract", "fused", 64, 40.0);
+            run.ordinary.count = count;
+            let text = table(&record(vec![run]));
+            words(&text, "tract ")[3..5].iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!([of(99), of(100)], [["-", "-"], ["60.0", "-"]]);
+        assert_eq!([of(999), of(1000)], [["60.0", "-"], ["60.0", "160"]]);
+    }
+
+    #[test]
+    fn outputs_are_said_to_be_like_what_they_were_held_against() {
+        let mut run = run("tract", "fused", 64, 40.0);
+        (run.check.error, run.check.tolerance) = (1.01e-7, 1e-4);
+        let mut check = |against: &[&str], expected: &str| {
+            run.check.against = against.iter().map(ToString::to_string).collect();
+            assert_eq!(outputs(std::slice::from_ref(&run)), expected);
+        };
+        let but = "but for 1.1e-7 (1e-4 allowed)";
+        check(&[GOLDEN], &format!("outputs: like the golden run's,\n  {but}\n"));
+        check(&[GOLDEN, PLAIN], &format!("outputs: like the golden run's and the plain bodies',\n  {but}\n"));
+        let three = "the golden run's, the plain bodies' and each other's";
+        check(&[GOLDEN, PLAIN, "tract on cpu"], &format!("outputs: like {three},\n  {but}\n"));
+        check(&[], "outputs: not checked\n");
     }
 
     #[test]
@@ -251,7 +304,8 @@ mod tests {
         let mut runs = Vec::new();
         for (fill, us) in [(0, 0.02), (1, 99.96), (64, 99_999.7), (65_536, 7e6), (1 << 26, 1e-3)] {
             for (backend, kernels) in [("tract", "fused"), ("ort", "plain")] {
-                let paced = Paced { rate_hz: 1e6, missed: u64::MAX >> 20, jitter_us: us };
+                let paced =
+                    Paced { rate_hz: 1e6, missed: u64::MAX >> 20, deadlines: u64::MAX >> 20, jitter_us: us };
                 runs.push(Run { paced: Some(paced), ..run(backend, kernels, fill, us) });
             }
         }
@@ -282,5 +336,7 @@ mod tests {
         }
         assert_eq!([micros(99.84), micros(99.96), micros(1e6)], ["99.9", "100", "1.0e6"]);
         assert_eq!([count(99_999.4), count(123_456.0), count(4.2e6)], ["99999", "123k", "4.20M"]);
+        assert_eq!([count(99_999.9), count(999_999.9), count(4.199e6)], ["99999", "999k", "4.19M"]);
+        assert_eq!([ratio(2.999), ratio(99.999), percent(0.999)], ["2.99×", "99.99×", "99%"]);
     }
 }

@@ -1,6 +1,6 @@
 //! How a bench's numbers and runs are written, on the page and in a comparison.
 
-use super::record::Run;
+use super::record::{Latency, Run};
 
 /// Significant digits of a time.
 const DIGITS: i32 = 4;
@@ -72,7 +72,33 @@ pub fn setting(run: &Run) -> String {
     let chunk = if run.chunk == 1 { "step".into() } else { format!("chunk of {}", run.chunk) };
     let threads = if run.threads == 1 { "1 thread".into() } else { format!("{} threads", run.threads) };
     let rate = run.paced.as_ref().map(|paced| format!(", {} Hz", paced.rate_hz)).unwrap_or_default();
-    format!("{} cache, batch {}, {chunk}, {threads}{rate}", run.cache_dtype, run.batch)
+    let gap = run.idle_gap_ms.map(|gap| format!(", after {gap} ms idle")).unwrap_or_default();
+    format!("{} cache, batch {}, {chunk}, {threads}{rate}{gap}", run.cache_dtype, run.batch)
+}
+
+/// Tokens a second, where runs follow one another: of others it is known how long they took, not how many come through.
+pub fn tokens_per_second(run: &Run) -> Option<f64> {
+    (run.paced.is_none() && run.idle_gap_ms.is_none()).then_some(run.tokens_per_second)
+}
+
+/// p99, of times enough that one in a hundred is among them.
+pub fn p99(times: &Latency) -> Option<f64> {
+    (times.count >= 100).then_some(times.p99)
+}
+
+/// p99.9, of times enough that one in a thousand is among them.
+pub fn p999(times: &Latency) -> Option<f64> {
+    (times.count >= 1000).then_some(times.p999)
+}
+
+/// p99 − p50 of a paced run, where there is a p99.
+pub fn jitter_us(run: &Run) -> Option<f64> {
+    run.paced.as_ref().map(|paced| paced.jitter_us).filter(|_| p99(&run.ordinary).is_some())
+}
+
+/// What is known as `told`, and `-` for what is not.
+pub fn or_dash(value: Option<f64>, told: fn(f64) -> String) -> String {
+    value.map_or("-".into(), told)
 }
 
 /// All that tells a run from the others of a bench.

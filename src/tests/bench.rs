@@ -154,7 +154,8 @@ fn every_backend_is_held_against_the_first() {
     assert_eq!(names, [["tract fused", "ort fused", "ort plain"]; 2].concat());
     for (index, run) in array(&record["runs"]).iter().enumerate() {
         let against = array(&run["check"]["against"]);
-        assert_eq!(against.len(), if index % 3 == 0 { 1 } else { 2 }, "{against:?}");
+        assert_eq!(against[..2], ["golden run", "plain bodies"]);
+        assert_eq!(against.len(), if index % 3 == 0 { 2 } else { 3 }, "{against:?}");
     }
 }
 
@@ -192,6 +193,7 @@ fn flags_that_cannot_be_are_told() {
         |args: &[&str], message: &str| check_fails(&[&["bench", &model[..]], args].concat(), 2, message);
     check(&["--threads", "2"], "tract runs on one");
     check(&["--backend", "all", "--device", "cuda"], "name it");
+    check(&["--chunk", "2", "--no-chunks"], "--no-chunks leaves out");
     check(&["--steps", "1", "--duration", "1"], "cannot be used with");
     check(&["--rate", "10", "--idle-gap", "10"], "cannot be used with");
     check(&["--fill", "99999999999"], "tokens to fill");
@@ -212,10 +214,46 @@ fn flags_that_cannot_be_are_told() {
         check(&[&format!("{flag}={value}")], flag);
     }
     check_fails(&["bench", &model, "--json", "nowhere/at/all.json"], 1, "no directory");
+    let directory = folder("bench");
+    check_fails(&["bench", &model, "--json", directory.to_str().unwrap()], 1, "is a directory");
     check_fails(&["bench", "nowhere"], 1, "nowhere");
     check_fails(&["bench", &model, "--pin", "99999"], 1, "cannot keep to CPU 99999");
     let none = format!("{}/models/recall-none", env!("CARGO_MANIFEST_DIR"));
     check_fails(&["bench", &none, "--fill", "4"], 2, "expected 0");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_link_is_written_through_and_stays_one() {
+    let (link, target) = (folder("bench").join("link.svg"), folder("bench").join("target.svg"));
+    let _ = (fs::remove_file(&link), fs::remove_file(&target));
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let few = ["--fill", "0", "--steps", "5", "--rounds", "1", "--warm-up", "0"];
+    let svg = ["--svg", link.to_str().unwrap()];
+    succeeds(&[&["bench", &byte_model()[..]], &few[..], &svg[..]].concat());
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert!(fs::read_to_string(&target).unwrap().starts_with("<svg"));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_record_is_written_also_when_nobody_reads_the_table() {
+    let json = folder("bench").join("unread.json");
+    let _ = fs::remove_file(&json);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let few = ["--fill", "0", "--steps", "5", "--rounds", "1", "--warm-up", "0"];
+    let status = Command::new(env!("CARGO_BIN_EXE_mcedge"))
+        .args(["bench", &byte_model()])
+        .args(few)
+        .arg("--json")
+        .arg(&json)
+        .stdout(writer)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let record: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(record["schema"], "mcedge.bench/1");
 }
 
 #[test]

@@ -78,8 +78,8 @@ fn runs_are_paired_by_all_that_they_are() {
         of(|run| run.batch = 2),
         of(|run| run.chunk = 32),
         of(|run| run.threads = 2),
-        of(|run| run.paced = Some(Paced { rate_hz: 1000.0, missed: 0, jitter_us: 1.0 })),
-        of(|run| run.paced = Some(Paced { rate_hz: 100.0, missed: 0, jitter_us: 1.0 })),
+        of(|run| run.paced = Some(Paced { rate_hz: 1000.0, missed: 0, deadlines: 0, jitter_us: 1.0 })),
+        of(|run| run.paced = Some(Paced { rate_hz: 100.0, missed: 0, deadlines: 0, jitter_us: 1.0 })),
     ];
     let all: Vec<Run> = others.iter().cloned().chain([plain.clone(), plain.clone()]).collect();
     let comparison = compare(&record(all.clone()), &record(all.iter().rev().cloned().collect()));

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::axis::Axis;
 use super::{DASHES, Frame, Size, draw_across, draw_up, duration, label, mark, open, text_width};
 use crate::bench::record::Run;
-use crate::bench::words::{series, setting, up};
+use crate::bench::words::{down, or_dash, p99, p999, series, setting, up};
 use crate::svg::escape;
 
 /// Fills that spread farther than this are on a logarithmic scale, with 0 a step left of the least.
@@ -31,8 +31,12 @@ pub fn groups(runs: &[Run]) -> Vec<(String, Vec<&Run>)> {
     groups
 }
 
-/// The least time of a run, µs: its bytes over the bandwidth. None where that is not known.
+/// The least time of a run, µs: its bytes over one core's bandwidth. None where that is not known, nor on more than one core, nor
+/// on another device.
 pub fn floor_us(run: &Run) -> Option<f64> {
+    if run.device != "cpu" || run.threads != 1 {
+        return None;
+    }
     let us = run.touched.total() as f64 / run.bandwidth_bytes_per_second * 1e6;
     (us.is_finite() && us > 0.0).then_some(us)
 }
@@ -179,8 +183,8 @@ fn hint(run: &Run) -> String {
         run.capacity,
         up(times.p50),
         up(times.p90),
-        up(times.p99),
-        up(times.p999),
+        or_dash(p99(times), up),
+        or_dash(p999(times), up),
         up(times.max)
     )
 }
@@ -200,7 +204,7 @@ fn draw_floor(svg: &mut String, floors: &[(usize, f64)], across: &Fills, axis: &
             svg,
             "<path stroke-width=\"3\" d=\"M{:.1} {y:.1}h12\"><title>{FLOOR} {} µs</title></path>",
             x - 6.0,
-            up(floor)
+            down(floor)
         );
     }
     svg.push_str("</g>");

@@ -125,6 +125,8 @@ fn the_floor_is_bytes_over_bandwidth() {
     assert_eq!(floor_us(&run), None);
     run.touched = Touched { weights: 10_000, state: 5_000, cache: 10_000 };
     assert_eq!(floor_us(&run), Some(1.0));
+    assert_eq!(floor_us(&Run { threads: 2, ..run.clone() }), None);
+    assert_eq!(floor_us(&Run { device: "cuda".into(), ..run.clone() }), None);
     run.bandwidth_bytes_per_second = f64::NAN;
     assert_eq!(floor_us(&run), None);
 }

@@ -91,7 +91,9 @@ fn check_under<B: Backend>(
         in_ram.catch_up(Backlog::Tokens(piece), &mut expected).unwrap();
     }
     assert_eq!(found.len(), expected.len());
-    assert!(found.iter().zip(&expected).all(|(f, e)| f.to_bits() == e.to_bits()), "{name}: other answers");
+    let other = found.iter().zip(&expected).position(|(f, e)| f.to_bits() != e.to_bits());
+    let other = other.map(|i| (i, found[i], expected[i]));
+    assert_eq!(other, None, "{name}: other answers");
     most.zip(before).map(|(most, before)| most - before)
 }
 

@@ -51,6 +51,14 @@ impl Cache {
         }
     }
 
+    /// Of its cells, and of its steps.
+    fn sizes(&self) -> [usize; 2] {
+        match self {
+            Self::I8(_, steps) => [self.bytes().len(), size_of_val(&steps[..])],
+            _ => [self.bytes().len(), 0],
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         fn bytes<T>(cells: &[T]) -> &[u8] {
             // SAFETY: numbers without padding, read as the bytes they are.
@@ -71,6 +79,8 @@ struct Block {
     past: Vec<Vec<f32>>,
     present: Vec<Vec<f32>>,
     cache: Vec<Cache>,
+    /// Of each cached tensor, the checkpoints of which it is read: contexts of all, memories of those that `ssc` chooses.
+    read: Vec<usize>,
     live: usize,
     y: Vec<f32>,
 }
@@ -82,14 +92,17 @@ impl Block {
         let elements = |tensor: &MemoryTensor| tensor.shape.iter().product::<usize>();
         let tensors = function.tensors();
         let past: Vec<_> = tensors.iter().map(|tensor| numbers(HEADS * elements(tensor))).collect();
-        let cached = tensors.iter().filter(|tensor| tensor.cached);
-        let cache = cached.map(|tensor| {
+        let cached = || tensors.iter().filter(|tensor| tensor.cached);
+        let chosen = function.caching.top_k.unwrap_or(live).min(live);
+        let read = cached().map(|tensor| if tensor.name == "context" { live } else { chosen }).collect();
+        let cache = cached().map(|tensor| {
             let elements = elements(tensor);
             Cache::new(numbers(HEADS * live.max(1) * elements), elements, function.dtype(tensor))
         });
         Self {
             kernel: Kernel::with_isa(function, live.max(1), isa),
             cache: cache.collect(),
+            read,
             qkv: [(); 3].map(|()| numbers(HEADS * HEAD_SIZE)),
             present: past.clone(),
             past,
@@ -115,10 +128,13 @@ impl Block {
         &self.y
     }
 
-    /// The least that a token has to read and write: its state, twice, and the live checkpoints.
+    /// The least that a token has to read and write: its state, twice, and what it reads of live checkpoints.
     fn bytes(&self) -> usize {
         let state: usize = self.past.iter().map(|tensor| size_of_val(&tensor[..])).sum();
-        2 * state + if self.live > 0 { self.cache.iter().map(|cache| cache.bytes().len()).sum() } else { 0 }
+        let share = |(cache, read): (&Cache, &usize)| {
+            cache.sizes().map(|bytes| bytes / self.live.max(1) * read).iter().sum::<usize>()
+        };
+        2 * state + self.cache.iter().zip(&self.read).map(share).sum::<usize>()
     }
 }
 

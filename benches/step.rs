@@ -6,6 +6,7 @@
 
 mod common;
 #[path = "common/race.rs"]
+#[allow(dead_code, reason = "other races compare in other ways")]
 mod race;
 
 use common::{Error, LINEAR, Shape, TITANS, config, wanted};
@@ -49,7 +50,7 @@ fn bench(name: &str, memory: &str, fill: usize) -> Result<(), Error> {
             add(&mut runners, name, &model, || Ort::new(&model, &options), chunks, fill)?;
         }
     }
-    let times = race(&mut runners, 1e-3)?;
+    let times = race(&mut runners)?;
     for (runner, time) in runners.iter().zip(&times) {
         let times_first = time / times[0];
         println!("{name:<12} {fill:>4} checkpoints  {:<16} {time:>8.1} µs  {times_first:>5.2}×", runner.name);

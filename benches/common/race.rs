@@ -11,6 +11,11 @@ use crate::common::{Error, median};
 
 /// Rounds of a race.
 pub const ROUNDS: usize = 7;
+/// The largest error of outputs that are the same, relative to the largest of them.
+const TOLERANCE: f32 = 1e-3;
+
+/// A unit of work, which leaves the output of its last token.
+type Unit<'a> = Box<dyn FnMut(&mut Vec<f32>) -> Result<(), Error> + 'a>;
 
 /// One that runs: a unit of its work is timed, many a round.
 pub struct Runner<'a> {
@@ -20,9 +25,11 @@ pub struct Runner<'a> {
     tokens: usize,
     /// Units in a round.
     units: usize,
-    unit: Box<dyn FnMut(&mut Vec<f32>) -> Result<(), Error> + 'a>,
+    unit: Unit<'a>,
     /// What the last unit gave: the output of its last token.
     output: Vec<f32>,
+    /// The place in its race of the one whose outputs it has to give, where they are compared.
+    like: Option<usize>,
 }
 
 /// The model of a configuration, with made-up weights.
@@ -52,7 +59,7 @@ pub fn engine<B: Backend>(
 }
 
 /// The stream that every engine of one stream runs.
-fn token_at(index: u64) -> i64 {
+pub fn token_at(index: u64) -> i64 {
     (index * 31 % 256) as i64
 }
 
@@ -64,7 +71,12 @@ impl<'a> Runner<'a> {
         units: usize,
         unit: impl FnMut(&mut Vec<f32>) -> Result<(), Error> + 'a,
     ) -> Self {
-        Self { name: name.into(), tokens, units, unit: Box::new(unit), output: Vec::new() }
+        Self { name: name.into(), tokens, units, unit: Box::new(unit), output: Vec::new(), like: Some(0) }
+    }
+
+    /// Compared with the runner at this place in the race, or with none, rather than with the first.
+    pub fn like(self, like: Option<usize>) -> Self {
+        Self { like, ..self }
     }
 
     /// Steps, one by one.
@@ -103,29 +115,36 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Runs the rounds; each runner's median over them, µs a token. What they last gave differs by `tolerance` of max(1, |x|) at
-/// most, or the race is void.
-pub fn race(runners: &mut [Runner<'_>], tolerance: f32) -> Result<Vec<f64>, Error> {
+/// Runs the rounds; each runner's median over them, µs a token. What a runner last gave is within [`TOLERANCE`] of what the one
+/// gave that it is like, or the race is void.
+pub fn race(runners: &mut [Runner<'_>]) -> Result<Vec<f64>, Error> {
     let mut rounds = vec![Vec::new(); runners.len()];
     for _ in 0..ROUNDS {
         for (runner, rounds) in runners.iter_mut().zip(&mut rounds) {
             rounds.push(runner.round()?);
         }
     }
-    let [first, others @ ..] = runners else { return Ok(Vec::new()) };
-    for other in others {
-        assert_eq!(other.output.len(), first.output.len(), "outputs of {}", other.name);
-        for (found, expected) in other.output.iter().zip(&first.output) {
-            let error = (found - expected).abs() / expected.abs().max(1.0);
-            assert!(
-                error <= tolerance,
-                "{} computes {found}, {} computes {expected}",
-                other.name,
-                first.name
-            );
+    for runner in &*runners {
+        if let Some(like) = runner.like {
+            compare(&runner.name, &runner.output, &runners[like].output);
         }
     }
     Ok(rounds.into_iter().map(|mut rounds| middle(&mut rounds)).collect())
+}
+
+/// Ends the bench where outputs are not those that are expected. Errors are relative to the largest of these: outputs of weights
+/// that nobody trained are small, and near zero a sum's order decides.
+pub fn compare(name: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "outputs of {name}");
+    let largest = expected.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    assert!(largest > 0.0 && largest.is_finite(), "{name} is compared with outputs up to {largest}");
+    for (found, expected) in found.iter().zip(expected) {
+        let error = (found - expected).abs() / largest;
+        assert!(
+            error <= TOLERANCE,
+            "{name} computes {found}, {expected} is expected: an error of {error:.1e}"
+        );
+    }
 }
 
 fn middle(times: &mut [f64]) -> f64 {

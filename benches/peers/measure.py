@@ -5,7 +5,6 @@ what slows the machine slows all of them; a ratio is the median of the rounds' r
 """
 
 import argparse
-import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -15,14 +14,15 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONTEXT = 16_384
 """Tokens that 64 checkpoints of 256 stand for: what a Transformer has to keep of them."""
 TOLERANCE = 1e-3
-"""The largest error relative to max(1, |expected|) between peers that compute one function."""
+"""The largest error, relative to the largest output expected, between peers that compute one function."""
 PACKAGES = ("torch", "onnxruntime", "memory-caching", "onnx", "numpy", "safetensors")
 BIG = str(1 << 30)
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": BIG, "MALLOC_TRIM_THRESHOLD_": BIG}
@@ -58,18 +58,25 @@ class Peer:
             )
         self.told = self.answer(log)
 
-    def ask(self, question: str, log: pathlib.Path) -> dict:
+    def ask(self, question: str, expected: str, log: pathlib.Path) -> Any:
+        """What it answers under the name that is expected."""
         assert self.process and self.process.stdin
         self.process.stdin.write(question + "\n")
         self.process.stdin.flush()
-        return self.answer(log)
+        return self.answer(log, expected)[expected]
 
-    def answer(self, log: pathlib.Path) -> dict:
+    def answer(self, log: pathlib.Path, *expected: str) -> dict:
         assert self.process and self.process.stdout
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"it ended and said: {last_line(log.read_text())}")
-        return json.loads(line)
+        try:
+            said = json.loads(line)
+        except json.JSONDecodeError:
+            said = None
+        if not isinstance(said, dict) or not said.keys() >= set(expected):
+            raise RuntimeError(f"it said `{line.strip()}`, where {' and '.join(expected) or 'an object'} is expected")
+        return said
 
     def stop(self) -> None:
         if self.process:
@@ -89,6 +96,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out = args, args.out
         (self.out / "bundles").mkdir(parents=True, exist_ok=True)
+        self.log = self.out / "peer.log"
         self.skipped: dict[str, str] = {}
 
     def python(self, script: str, *words: str) -> list[str]:
@@ -114,8 +122,9 @@ class Bench:
                 if (shape, fill) == ("linear", 64):
                     peers.extend(self.usual())
                 yield Group(f"{shape}, {fill} checkpoints", peers)
-        with contextlib.suppress(subprocess.CalledProcessError):
-            yield self.package(64)
+        package = self.package(64)
+        if package:
+            yield package
 
     def forms(self, bundle: str, fill: int) -> list[Peer]:
         peers = []
@@ -140,14 +149,16 @@ class Bench:
             for name, kind in names.items()
         ]
 
-    def package(self, fill: int) -> Group:
+    def package(self, fill: int) -> Group | None:
         checkpoint = str(self.out / "bundles" / "package.pt")
         made = subprocess.run(self.python("package.py", "make", checkpoint), capture_output=True, text=True)
         name = "PyPI memory-caching in PyTorch"
         if made.returncode != 0:
-            self.skip(name, last_line(made.stderr))
-            raise subprocess.CalledProcessError(made.returncode, made.args)
-        bundle = self.bundle(checkpoint, fill)
+            return self.skip(name, last_line(made.stderr))
+        try:
+            bundle = self.bundle(checkpoint, fill)
+        except subprocess.CalledProcessError as error:
+            return self.skip(name, f"its checkpoint could not be exported: {error}")
         peers = self.ours(bundle, fill, ("ours on tract", "ours on ort"))
         peers.append(Peer(name, self.python("package.py", "serve", checkpoint, str(fill)), True))
         return Group(f"a checkpoint of memory-caching (linear, one layer), {fill} checkpoints", peers)
@@ -157,30 +168,46 @@ class Bench:
         print(f"left out {name}: {reason}", file=sys.stderr)
 
     def run(self, group: Group) -> list[dict]:
-        log = self.out / "peer.log"
+        """The rows of the group's peers; one that ends or says something else is left out, from whatever round on."""
         running: list[Peer] = []
         expected: list[float] = []
         try:
             for peer in group.peers:
-                try:
-                    peer.start(log)
-                    outputs = peer.ask("check", log)["outputs"]
-                    peer.ask("round", log)
-                except (RuntimeError, OSError) as error:
-                    peer.stop()
-                    self.skip(f"{peer.name} ({group.name})", str(error))
+                outputs = self.attempt(group, peer, self.ready)
+                if outputs is None:
                     continue
                 expected = expected or outputs
                 if peer.same:
                     check(peer, outputs, expected)
                 running.append(peer)
             for _ in range(self.args.rounds):
-                for peer in running:
-                    peer.rounds_us.append(peer.ask("round", log)["median_us"])
+                running = [peer for peer in running if self.attempt(group, peer, self.round)]
         finally:
             for peer in group.peers:
                 peer.stop()
         return [row(group, peer, running) for peer in running]
+
+    def attempt(self, group: Group, peer: Peer, action: Callable[[Peer], list[float]]) -> list[float] | None:
+        """What the action gives, or none of a peer that failed; the group's first has to succeed: it is the reference."""
+        try:
+            return action(peer)
+        except (RuntimeError, OSError) as error:
+            peer.stop()
+            if peer is group.peers[0]:
+                sys.exit(f"{peer.name} ({group.name}), to which others are compared: {error}")
+            self.skip(f"{peer.name} ({group.name})", str(error))
+            return None
+
+    def ready(self, peer: Peer) -> list[float]:
+        """The outputs of a peer that has started and run a round."""
+        peer.start(self.log)
+        outputs = peer.ask("check", "outputs", self.log)
+        peer.ask("round", "median_us", self.log)
+        return outputs
+
+    def round(self, peer: Peer) -> list[float]:
+        peer.rounds_us.append(peer.ask("round", "median_us", self.log))
+        return peer.rounds_us
 
 
 def last_line(text: str) -> str:
@@ -188,7 +215,8 @@ def last_line(text: str) -> str:
 
 
 def check(peer: Peer, found: list[float], expected: list[float]) -> None:
-    error = max(abs(f - e) / max(1.0, abs(e)) for f, e in zip(found, expected, strict=True))
+    largest = max(abs(e) for e in expected)
+    error = max(abs(f - e) for f, e in zip(found, expected, strict=True)) / largest
     if not error <= TOLERANCE:
         sys.exit(f"{peer.name} computes something else: its error is {error:.1e}, at most {TOLERANCE:.0e} is expected")
     peer.told["error"] = error
@@ -233,7 +261,7 @@ def conditions(cpu: int) -> dict:
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "processor": models[0] if models else platform.processor(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
@@ -290,7 +318,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--cpu", type=int, help="the one to run on")
     parser.add_argument("--ours", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--caller", type=pathlib.Path, default=pathlib.Path(), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.out = args.caller / args.out
     if args.quick:
         args.shapes, args.fill = ["linear"], [64]
     return args

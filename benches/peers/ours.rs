@@ -100,7 +100,7 @@ fn answer<B: Backend>(model: &Model, step: B, chunks: Option<B>, fill: usize) ->
     Ok(())
 }
 
-/// What a stream keeps from token to token: state, and the cache's live checkpoints.
+/// What a stream keeps from token to token: state, and the cache's slots, of which there is one at least.
 fn state_bytes(model: &Model) -> usize {
     let contract = model.contract();
     let elements = |shape: &[usize]| shape.iter().product::<usize>();

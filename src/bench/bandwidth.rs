@@ -119,10 +119,11 @@ fn sum_avx512<const AHEAD: usize>(cells: &[u64]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    // Each test says what it uses: a bench without a harness that includes this file is compiled as a test, and has none.
 
     #[test]
     fn every_way_reads_every_number() {
+        use super::Reader;
         let reader = Reader::new(100_000);
         let expected: u64 = reader.buffer.iter().sum();
         for way in &reader.ways {
@@ -132,6 +133,7 @@ mod tests {
 
     #[test]
     fn a_bandwidth_is_a_number_at_any_size() {
+        use super::Reader;
         let reader = Reader::new(1 << 16);
         for bytes in [0, 1, 4096, 1 << 16, 1 << 40] {
             let found = reader.bytes_per_second(bytes);

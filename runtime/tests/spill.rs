@@ -122,8 +122,8 @@ fn a_history_in_a_file_reads_like_one_in_ram_and_keeps_to_its_budget() {
     }
     match OnnxRuntime::load(None) {
         Ok(_) => {
-            // 18.75 MiB of history, and a budget that leaves chunks whole: a token alone rounds otherwise than among six.
-            let chunked = model(SSC, 600, 6, Dtype::F32);
+            // 18.75 MiB of history, and a budget that leaves chunks whole: a token alone rounds otherwise than among four.
+            let chunked = model(SSC, 600, 4, Dtype::F32);
             let options = OrtOptions::default();
             let load = || {
                 let step = Ort::new(&chunked, &options).unwrap();

@@ -127,14 +127,14 @@ fn a_history_in_a_file_reads_like_one_in_ram_and_keeps_to_its_budget() {
     match OnnxRuntime::load(None) {
         Ok(_) => {
             // Chunks so short that the budget leaves them whole: a token alone rounds otherwise than among others.
-            let options = mcedge_export::Options { capacity: 300, chunk: 2, ..Default::default() };
+            let options = mcedge_export::Options { capacity: 600, chunk: 2, ..Default::default() };
             let chunked = exported(SSC, 7, options);
             let options = OrtOptions::default();
             let load = || {
                 let step = Ort::new(&chunked, &options).unwrap();
                 (step, Ort::chunks(&chunked, &options).unwrap())
             };
-            check("ort", &chunked, load, 8 << 20);
+            check("ort", &chunked, load, 17 << 20);
         }
         Err(error) => println!("skipped ONNX Runtime: {error}"),
     }

@@ -1,7 +1,5 @@
 //! What benches share: models that nobody trained, and the median of their times.
 
-use std::time::Duration;
-
 pub type Error = Box<dyn std::error::Error>;
 
 /// Whether a bench is asked for: all are, or those whose name has a word of the command line in it.
@@ -10,8 +8,9 @@ pub fn wanted(name: &str) -> bool {
     words.peek().is_none() || words.any(|word| name.contains(&word))
 }
 
-pub fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
+/// The middle one; the upper of two.
+pub fn median<T: Copy + PartialOrd>(times: &mut [T]) -> T {
+    times.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
     times[times.len() / 2]
 }
 

@@ -129,7 +129,7 @@ pub fn race(runners: &mut [Runner<'_>]) -> Result<Vec<f64>, Error> {
             compare(&runner.name, &runner.output, &runners[like].output);
         }
     }
-    Ok(rounds.into_iter().map(|mut rounds| middle(&mut rounds)).collect())
+    Ok(rounds.into_iter().map(|mut rounds| median(&mut rounds)).collect())
 }
 
 /// Ends the bench where outputs are not those that are expected. Errors are relative to the largest of these: outputs of weights
@@ -145,9 +145,4 @@ pub fn compare(name: &str, found: &[f32], expected: &[f32]) {
             "{name} computes {found}, {expected} is expected: an error of {error:.1e}"
         );
     }
-}
-
-fn middle(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }

@@ -33,7 +33,7 @@ pub struct Footprint {
     /// gates and losses of its longest run; and for all graphs the state's start, the last that is known to be
     /// good, gates by age, what is noted of each checkpoint, and the losses that surprise looks back on.
     pub buffers: usize,
-    /// What is used for a few streams after the other: memory to work in of the policy, and of the kernels, one a block and
+    /// What streams use after one another, a few at a time: memory to work in of the policy, and of the kernels, one a block and
     /// graph. Where no kernel runs, as on a GPU or over plain bodies, the latter is not there.
     pub shared: usize,
 }
